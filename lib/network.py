@@ -1,0 +1,110 @@
+"""VGG by torchvision's layer plan, at any width, depth and input size.
+
+    model = vgg16(10, width=0.25, batch_norm=True, generator=torch.Generator().manual_seed(1))
+    conv_layers(model)            # {"conv1_1": Conv2d, ..., "conv5_3": Conv2d}
+    up_to(model, "conv3_1")       # the network cut after that convolution (before its ReLU)
+"""
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+PLANS = {11: "A", 13: "B", 16: "D", 19: "E"}
+INITS = ("study", "pytorch", "torchvision", "kaiming_fan_in", "normal_head")
+
+
+class VGG(nn.Module):
+    """`features` (named layers), then the flattened last map, then `head`. Input float (B, 3, H, W), output logits."""
+
+    def __init__(self, features: nn.Sequential, head: nn.Module):
+        super().__init__()
+        self.features, self.head = features, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).flatten(1))
+
+
+def vgg16(n_classes: int, width: float = 1.0, batch_norm: bool = False, image_size: int = 32, depth: int = 16,
+          classifier: str = "linear", init: str = "study", generator: torch.Generator | None = None) -> VGG:
+    """VGG with random weights, channels_last, float32.
+
+    width scales every channel count; depth 11, 13, 16 or 19. classifier "linear": one layer from the last pooled
+    map; "torchvision": two 4096-wide layers (scaled by width) with dropout. init "study": convolutions Kaiming normal,
+    fan-out, bias 0, head as PyTorch's default (PROTOCOL section 1); "pytorch": PyTorch's defaults throughout;
+    "torchvision": linear layers N(0, .01) and bias 0; "kaiming_fan_in": "study" with fan-in; "normal_head": "study" with
+    the head N(0, .01). All numbers are drawn from `generator` (seed 0 if None): the global generator stays untouched.
+    """
+    from torchvision.models.vgg import cfgs
+
+    if depth not in PLANS or init not in INITS or classifier not in ("linear", "torchvision"):
+        raise ValueError(f"vgg: depth {depth}, init {init!r}, classifier {classifier!r}: expected depth in "
+                         f"{sorted(PLANS)}, init in {INITS}, classifier linear or torchvision")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels, block, place = 3, 1, 1
+    for item in cfgs[PLANS[depth]]:
+        if item == "M":
+            layers[f"pool{block}"] = nn.MaxPool2d(2)
+            block, place = block + 1, 1
+            continue
+        wide = max(1, round(item * width))
+        layers[f"conv{block}_{place}"] = nn.Conv2d(channels, wide, 3, padding=1)
+        if batch_norm:
+            layers[f"bn{block}_{place}"] = nn.BatchNorm2d(wide)
+        layers[f"relu{block}_{place}"] = nn.ReLU(inplace=True)
+        channels, place = wide, place + 1
+    flat = channels * (image_size // 32) ** 2
+    if classifier == "linear":
+        head: nn.Module = nn.Linear(flat, n_classes)
+    else:
+        hidden = max(1, round(4096 * width))
+        head = nn.Sequential(nn.Linear(flat, hidden), nn.ReLU(inplace=True), nn.Dropout(),
+                             nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(),
+                             nn.Linear(hidden, n_classes))
+    model = VGG(nn.Sequential(layers), head)
+    initialise(model, init, generator or torch.Generator().manual_seed(0))
+    return model.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def initialise(model: VGG, init: str, generator: torch.Generator) -> None:
+    """Draw all weights anew, layer by layer, from `generator`; batch norm to 1 / 0."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, nn.Conv2d) and init != "pytorch":
+            mode = "fan_in" if init == "kaiming_fan_in" else "fan_out"
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and init in ("torchvision", "normal_head"):
+            nn.init.normal_(module.weight, 0, 0.01, generator=generator)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):  # what reset_parameters does, from our generator
+            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+
+
+def conv_layers(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """Every convolution by its own name (`conv3_1`), in the order of the forward pass."""
+    return {name.rpartition(".")[2]: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+
+
+def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The batch norm that follows each convolution, by the convolution's name; empty without batch norm."""
+    found, last = {}, None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            last = name.rpartition(".")[2]
+        elif isinstance(module, nn.BatchNorm2d) and last is not None:
+            found[last] = module
+    return found
+
+
+def up_to(model: VGG, layer: str) -> nn.Sequential:
+    """The network from its input to the output of convolution `layer` (before batch norm and ReLU); shares weights."""
+    if layer not in conv_layers(model):
+        raise ValueError(f"no convolution {layer!r}: expected one of {', '.join(conv_layers(model))}")
+    names = [name for name, _ in model.features.named_children()]
+    return nn.Sequential(*list(model.features)[: names.index(layer) + 1])
