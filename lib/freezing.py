@@ -79,7 +79,7 @@ def whole_network(scores: Scores, fraction: float) -> Masks:
     the layer whose scores lie higher would take everything; then the classes take turns as in `allocate`."""
     _checked(scores, fraction)
     # centred ranks in (0, 1): (rank + 1/2) / F
-    ranks = [(s.argsort(1, stable=True).argsort(1, stable=True).double() + 0.5) / s.shape[1] for s in scores.values()]
+    ranks = [(s.argsort(dim=1, stable=True).argsort(dim=1, stable=True).double() + 0.5) / s.shape[1] for s in scores.values()]
     n_classes = max(len(r) for r in ranks)
     joined = torch.cat([r.expand(n_classes, -1) for r in ranks], dim=1)
     flat = allocate({"all": joined}, fraction)["all"]
@@ -104,6 +104,21 @@ def iou(a: Masks, b: Masks) -> float:
 
 # --- holding them still ------------------------------------------------------------------------------------------
 
+def _take(t: Tensor, rows: Tensor) -> Tensor:
+    """t[rows], kept in t's memory format: index_select alone would rearrange a channels_last tensor."""
+    if t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last):
+        return t.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+    return t.index_select(0, rows)
+
+
+def _put(t: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """t[rows] = values, in place, along t's memory format; returns t."""
+    if t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last):
+        t.permute(0, 2, 3, 1).index_copy_(0, rows, values.permute(0, 2, 3, 1))
+        return t
+    return t.index_copy_(0, rows, values)
+
+
 class _RowsConv(torch.autograd.Function):
     """conv2d whose weight and bias gradients are computed for the rows `keep` (trainable filters) only.
 
@@ -113,6 +128,7 @@ class _RowsConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, keep, stride, padding, dilation, groups):
+        ctx.weight_dtype = weight.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype) if bias is not None else None
@@ -130,14 +146,15 @@ class _RowsConv(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = conv_backward(grad_bfhw, x, weight, None, *ctx.how, [True, False, False])[0]
         if ctx.needs_input_grad[1]:
-            rows = grad_bfhw.index_select(1, keep)
-            if grad_bfhw.is_contiguous(memory_format=torch.channels_last):
-                rows = rows.contiguous(memory_format=torch.channels_last)
-            _, grad_rows, grad_bias_rows = conv_backward(rows, x, weight.index_select(0, keep), [len(keep)], *ctx.how,
+            rows = grad_bfhw.permute(0, 2, 3, 1).index_select(3, keep).permute(0, 3, 1, 2)  # (B, rows, h, w)
+            # of the weight only the shape matters here: any len(keep) rows will do, and a slice costs nothing
+            _, grad_rows, grad_bias_rows = conv_backward(rows, x, weight[:len(keep)], [len(keep)], *ctx.how,
                                                          [False, True, ctx.has_bias])
-            grad_weight = torch.zeros_like(weight).index_copy_(0, keep, grad_rows)
+            # widened to the parameter's precision here, where it is rows only
+            grad_weight = _put(torch.zeros_like(weight, dtype=ctx.weight_dtype), keep, grad_rows.to(ctx.weight_dtype))
             if ctx.has_bias:
-                grad_bias = weight.new_zeros(len(weight)).index_copy_(0, keep, grad_bias_rows)
+                grad_bias = torch.zeros_like(grad_weight[:, 0, 0, 0]).index_copy_(
+                    0, keep, grad_bias_rows.to(ctx.weight_dtype))
         return grad_x, grad_weight, grad_bias, None, None, None, None, None
 
 
@@ -145,11 +162,13 @@ def _norm_forward(norm: nn.BatchNorm2d, mask: Tensor, x: Tensor) -> Tensor:
     """Batch norm in training mode, except that masked channels use (and keep) their running statistics."""
     if not norm.training:
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
-    before = norm.running_mean.clone(), norm.running_var.clone()
-    fixed = F.batch_norm(x, *before, norm.weight, norm.bias, False, 0.0, norm.eps)
-    moving = nn.BatchNorm2d.forward(norm, x)
-    for running, old in zip((norm.running_mean, norm.running_var), before):
-        running.copy_(torch.where(mask, old, running))
+    old = norm.running_mean.clone(), norm.running_var.clone()  # copies: the graph must not see them change
+    new = norm.running_mean.clone(), norm.running_var.clone()
+    fixed = F.batch_norm(x, *old, norm.weight, norm.bias, False, 0.0, norm.eps)
+    moving = F.batch_norm(x, *new, norm.weight, norm.bias, True, norm.momentum, norm.eps)
+    norm.running_mean.copy_(torch.where(mask, old[0], new[0]))
+    norm.running_var.copy_(torch.where(mask, old[1], new[1]))
+    norm.num_batches_tracked += 1
     return torch.where(mask.view(1, -1, 1, 1), fixed, moving)
 
 
@@ -175,16 +194,16 @@ class _Rows:
             rows, data, grad = self.keep[p], p.data, p.grad
             self.full[p] = data, grad
             p.grad = None
-            p.data = data.index_select(0, rows)
-            p.grad = grad.index_select(0, rows)
+            p.data = _take(data, rows)
+            p.grad = _take(grad, rows)
             for name, state in optimiser.state.get(p, {}).items():
                 if isinstance(state, Tensor) and state.shape == data.shape:
-                    optimiser.state[p][name] = state.index_select(0, rows)
+                    optimiser.state[p][name] = _take(state, rows)
 
     def widen(self, optimiser, args, kwargs):
         for p in self._mine(optimiser):
             data, grad = self.full.pop(p)
-            data.index_copy_(0, self.keep[p], p.data)
+            _put(data, self.keep[p], p.data)
             p.grad = None
             p.data = data
             p.grad = grad
@@ -200,7 +219,7 @@ class _Rows:
             for p, rows in self.keep.items():
                 for name, state in optimiser.state.get(p, {}).items():
                     if isinstance(state, Tensor) and state.ndim and state.shape[1:] == p.shape[1:]:
-                        optimiser.state[p][name] = torch.zeros_like(p).index_copy_(0, rows, state)
+                        optimiser.state[p][name] = _put(torch.zeros_like(p), rows, state)
 
 
 @contextmanager

@@ -396,7 +396,7 @@ def missing_arms(profile: Profile, seed: int) -> list[Arm]:
 
 
 def jobs(profile: Profile, kind: str, show: int | None = None) -> list[Job]:
-    """What is still missing of a kind, the longest first. A seed whose rows are all there needs no checkpoint, maps
+    """What is still missing of a kind, in the profile's order. A seed whose rows are all there needs no checkpoint, maps
     or filters; `show` names a seed whose products are wanted all the same, to be looked at."""
     shelf, found = store(profile), []
     for seed in profile.seed_list:
@@ -413,7 +413,7 @@ def jobs(profile: Profile, kind: str, show: int | None = None) -> list[Job]:
                       if not shelf.has("filters", filters_key(profile, seed, layer), ".npz")]
         if kind == "run":
             found += _run_jobs(profile, seed)
-    return sorted(found, key=lambda job: "joint" not in job.what)  # stable: joint arms first, they are the longest
+    return found
 
 
 def _run_jobs(profile: Profile, seed: int) -> list[Job]:
