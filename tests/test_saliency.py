@@ -1,0 +1,103 @@
+"""FullGrad: complete in float64, batch = loop, the model untouched, the map equal to the plain formula."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lib.data import Task
+from lib.network import vgg16
+from lib.saliency import choose_images, class_maps, decompose, fullgrad, scale
+
+
+def network(batch_norm, classifier="linear", dtype=torch.float64):
+    model = vgg16(4, 0.0625, batch_norm, classifier=classifier, generator=torch.Generator().manual_seed(5)).to(dtype)
+    with torch.no_grad():
+        for p in model.parameters():  # biases away from zero, or the bias terms would test nothing
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=dtype))
+    if batch_norm:
+        model.train()
+        model(images(32, dtype))
+    return model
+
+
+def images(n=6, dtype=torch.float64):
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+@pytest.mark.parametrize(("batch_norm", "classifier", "terms"),
+                         [(False, "linear", 14), (True, "linear", 27), (False, "torchvision", 16),
+                          (True, "torchvision", 29)])
+def test_completeness(batch_norm, classifier, terms):
+    model, x = network(batch_norm, classifier), images()
+    parts = decompose(model, x, torch.arange(6) % 4)
+    assert len(parts.bias_terms) == terms
+    assert parts.residual.max() < 1e-12
+    assert sum(t.abs().sum() for t in parts.bias_terms.values()) > 0.01 * parts.logit.abs().sum()  # they take part
+    torch.testing.assert_close(parts.logit, model.eval()(x)[range(6), torch.arange(6) % 4].detach())
+    low = decompose(network(batch_norm, classifier, torch.float32), images(dtype=torch.float32), torch.arange(6) % 4)
+    assert low.residual.max() < 1e-5
+
+
+def plain_map(model, x, target):
+    """One image, every channel upsampled, straight from the formula."""
+    parts = decompose(model, x[None], torch.tensor([target]))
+    total = torch.zeros(x.shape[-2:], dtype=x.dtype)
+    for term in [parts.input_term, *[t for t in parts.bias_terms.values() if t.ndim == 4]]:
+        psi = term[0].abs()
+        psi = psi - psi.min()
+        psi = psi / (psi.max() + 1e-6)
+        total += F.interpolate(psi[None], size=x.shape[-2:], mode="bilinear", align_corners=True)[0].sum(0)
+    return total
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_batch_equals_the_loop_with_every_channel_upsampled(batch_norm, monkeypatch):
+    monkeypatch.setattr("lib.saliency.BATCH", 4)
+    model, x = network(batch_norm), images()
+    targets = torch.tensor([0, 1, 2, 3, 0, 1])
+    loop = torch.stack([plain_map(model, x[i], int(targets[i])) for i in range(6)])
+    torch.testing.assert_close(fullgrad(model, x, targets), loop, rtol=1e-10, atol=1e-10)
+    low = fullgrad(model.float(), x.float(), targets)
+    torch.testing.assert_close(low.double(), loop, rtol=1e-3, atol=1e-3)
+
+
+def test_the_map_differs_between_targets_and_the_model_is_left_as_it_was():
+    model, x = network(True).train(), images()
+    model.features.conv1_1.weight.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    a, b = (fullgrad(model, x, torch.full((6,), t)) for t in (0, 1))
+    assert not torch.allclose(a, b, rtol=1e-2)
+    assert model.training and not model.features.conv1_1.weight.requires_grad
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def task(model):
+    """Labels are the network's own answers, but class 3 is never answered right."""
+    x = torch.randint(0, 256, (40, 3, 32, 32), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+    y = torch.arange(40) % 4
+    return Task("task1", (0, 1, 2, 3), x, y, x, y)
+
+
+def test_class_maps_use_the_first_correct_images_of_each_class(monkeypatch):
+    model = network(False, dtype=torch.float32)
+    t = task(model)
+    logits = F.one_hot(t.y, 4).float()
+    logits[t.y == 3] = F.one_hot(torch.tensor(0), 4).float()  # class 3: none correct
+    logits[1] = F.one_hot(torch.tensor(2), 4).float()  # image 1 (class 1) is wrong
+    monkeypatch.setattr("lib.saliency.predict", lambda *a: logits)
+    picks, correct = choose_images(model, t, 3)
+    assert [p.tolist() for p in picks] == [[0, 4, 8], [5, 9, 13], [2, 6, 10], [3, 7, 11]]
+    assert correct == [True, True, True, False]
+    found = class_maps(model, t, 3)
+    assert found.maps.shape == (4, 32, 32) and found.used == [3, 3, 3, 3] and found.correct == correct
+    assert found.maps.min() >= 0 and found.maps.max() <= 1
+    from lib.data import normalise
+    one = scale(fullgrad(model, normalise(t.x[picks[1]], t), torch.tensor([1, 1, 1]))).mean(0)
+    torch.testing.assert_close(found.maps[1], one)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="expected"):
+        decompose(network(False), images(), torch.zeros(2, dtype=torch.int64))
