@@ -10,6 +10,7 @@ This room does not know where scores come from.
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,8 @@ def whole_network(scores: Scores, fraction: float) -> Masks:
     the layer whose scores lie higher would take everything; then the classes take turns as in `allocate`."""
     _checked(scores, fraction)
     # centred ranks in (0, 1): (rank + 1/2) / F
-    ranks = [(s.argsort(dim=1, stable=True).argsort(dim=1, stable=True).double() + 0.5) / s.shape[1] for s in scores.values()]
+    sort = partial(torch.argsort, dim=1, stable=True)
+    ranks = [(sort(sort(s)).double() + 0.5) / s.shape[1] for s in scores.values()]
     n_classes = max(len(r) for r in ranks)
     joined = torch.cat([r.expand(n_classes, -1) for r in ranks], dim=1)
     flat = allocate({"all": joined}, fraction)["all"]

@@ -33,17 +33,26 @@ def vgg16(n_classes: int, width: float = 1.0, batch_norm: bool = False, image_si
     width scales every channel count; depth 11, 13, 16 or 19. classifier "linear": one layer from the last pooled
     map; "torchvision": two 4096-wide layers (scaled by width) with dropout. init "study": convolutions Kaiming normal,
     fan-out, bias 0, head as PyTorch's default (PROTOCOL section 1); "pytorch": PyTorch's defaults throughout;
-    "torchvision": linear layers N(0, .01) and bias 0; "kaiming_fan_in": "study" with fan-in; "normal_head": "study" with
-    the head N(0, .01). All numbers are drawn from `generator` (seed 0 if None): the global generator stays untouched.
+    "torchvision": linear layers N(0, .01) and bias 0; "kaiming_fan_in": "study" with fan-in; "normal_head": "study"
+    with the head N(0, .01). All numbers are drawn from `generator` (seed 0 if None), never from the global one.
     """
     from torchvision.models.vgg import cfgs
 
     if depth not in PLANS or init not in INITS or classifier not in ("linear", "torchvision"):
         raise ValueError(f"vgg: depth {depth}, init {init!r}, classifier {classifier!r}: expected depth in "
                          f"{sorted(PLANS)}, init in {INITS}, classifier linear or torchvision")
+    with torch.random.fork_rng(devices=[]):  # torch's constructors draw weights of their own, at once drawn anew
+        model = VGG(*_layers(cfgs[PLANS[depth]], n_classes, width, batch_norm, image_size, classifier))
+    initialise(model, init, generator or torch.Generator().manual_seed(0))
+    return model.to(memory_format=torch.channels_last)
+
+
+def _layers(plan: list, n_classes: int, width: float, batch_norm: bool, image_size: int, classifier: str
+            ) -> tuple[nn.Sequential, nn.Module]:
+    """Named features and head; plan: channel counts and "M" for pooling."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels, block, place = 3, 1, 1
-    for item in cfgs[PLANS[depth]]:
+    for item in plan:
         if item == "M":
             layers[f"pool{block}"] = nn.MaxPool2d(2)
             block, place = block + 1, 1
@@ -62,9 +71,7 @@ def vgg16(n_classes: int, width: float = 1.0, batch_norm: bool = False, image_si
         head = nn.Sequential(nn.Linear(flat, hidden), nn.ReLU(inplace=True), nn.Dropout(),
                              nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(),
                              nn.Linear(hidden, n_classes))
-    model = VGG(nn.Sequential(layers), head)
-    initialise(model, init, generator or torch.Generator().manual_seed(0))
-    return model.to(memory_format=torch.channels_last)
+    return nn.Sequential(layers), head
 
 
 @torch.no_grad()

@@ -152,5 +152,6 @@ def class_maps(model: nn.Module, task: Task, count: int = 100) -> ClassMaps:
     maps = []
     for c, pick in enumerate(picks):
         targets = torch.full_like(pick, c + task.first_output)
-        maps.append(scale(fullgrad(model, normalise(task.x[pick], task), targets)).mean(0))
+        x = normalise(task.x[pick], task, next(model.parameters()).dtype)
+        maps.append(scale(fullgrad(model, x, targets)).mean(0))
     return ClassMaps(torch.stack(maps), [len(p) for p in picks], correct)

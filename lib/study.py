@@ -8,6 +8,7 @@ Everything heavy goes through the store: what a killed run had finished is never
 """
 
 import argparse
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -27,16 +29,17 @@ import numpy as np
 import torch
 
 from lib import data as data_room
-from lib import saliency, visualization
+from lib import examination, ranking, saliency, visualization
 from lib.data import Task
 from lib.keys import SCIENCE, digest, seed_of
 from lib.methods import METHODS, Context, RecordPath, frozen_fraction
 from lib.network import VGG, conv_layers, vgg16
-from lib.profile import FIRST_TUNING_SEED, Profile, load, parse_seeds
+from lib.profile import FIRST_TUNING_SEED, ROOT, Profile, load, parse_seeds
 from lib.ranking import RANKINGS, Evidence
 from lib.store import FileType, Store, results_dir
 from lib.training import confusion, default_device, evaluate, fit, measure
 
+FRACTIONS = (0.25, 0.5, 0.75)  # at which choices of filters are compared
 NO_LINEAGE = "scratch"  # arms that start from no checkpoint
 SIGHTLESS = {"random"}  # rankings that look at no map: their runs do not depend on how maps are made
 REFERENCES = ("finetune", "random")  # run again on a new checkpoint, so that new arms have something to pair with
@@ -75,13 +78,11 @@ def check(profile: Profile) -> None:
 
 @lru_cache(maxsize=2)
 def _images(source: str, size: int) -> data_room.Images:
-    return data_room.load(source, data_room_root(), size)
+    return data_room.load(source, data_root(), size)
 
 
-def data_room_root() -> Path:
+def data_root() -> Path:
     """Where downloaded data lie: $DATA_ROOT if set, else data/ in the project."""
-    from lib.profile import ROOT
-
     return Path(os.environ.get("DATA_ROOT") or ROOT / "data")
 
 
@@ -289,6 +290,27 @@ def evidence(profile: Profile, seed: int, model: VGG | None = None) -> Evidence:
                     fetch_heat=lambda: {layer: heat(profile, seed, layer) for layer in conv_layers(model)})
 
 
+def overlap_key(profile: Profile, seed: int) -> dict:
+    """What the overlap table of a seed depends on."""
+    return {"science": SCIENCE["overlap"], "maps": maps_key(profile, seed), "explain": profile.explain.model_dump(),
+            "filters": SCIENCE["filters"]}
+
+
+def overlap(profile: Profile, seed: int) -> dict:
+    """How far the choice of filters depends on the map, the class and the metric, made once: {"overlap": rows
+    {fraction, ranking, other, iou}, "class_maps": their Pearson correlations (C, C), "images": used for each}."""
+    def make() -> dict:
+        with one_thread():
+            look = evidence(profile, seed)
+            found = examination.overlaps(look, FRACTIONS)
+        _say(f"seed {seed}  overlap of rankings")
+        return {"seed": seed, "lineage": task1(profile, seed)["lineage"], "overlap": found,
+                "class_maps": ranking.similarity(look.maps, look.maps, "pearson").tolist(),
+                "images": maps(profile, seed)["used"].tolist()}
+
+    return store(profile).once("overlap", overlap_key(profile, seed), make)
+
+
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 def run_key(arm: Arm, profile: Profile, seed: int) -> dict:
@@ -377,7 +399,7 @@ def _from_scratch(arm: Arm, seed: int, profile: Profile) -> dict:
 # --- many jobs, side by side --------------------------------------------------------------------------------------
 
 class Job(NamedTuple):
-    """One product still to be made. kind: task1, maps, filters or run; what: the layer's or the arm's name."""
+    """One product still to be made. kind: task1, maps, filters, overlap or run; what: the layer's or the arm's name."""
 
     kind: str
     seed: int
@@ -396,13 +418,15 @@ def missing_arms(profile: Profile, seed: int) -> list[Arm]:
 
 
 def jobs(profile: Profile, kind: str, show: int | None = None) -> list[Job]:
-    """What is still missing of a kind, in the profile's order. A seed whose rows are all there needs no checkpoint, maps
-    or filters; `show` names a seed whose products are wanted all the same, to be looked at."""
+    """What is still missing of a kind, in the profile's order. A seed whose rows are all there needs no checkpoint,
+    maps or filters; `show` names a seed whose products are wanted all the same, to be looked at."""
     shelf, found = store(profile), []
     for seed in profile.seed_list:
         missing = [a for a in missing_arms(profile, seed) if a.curriculum == "sequence"]
-        sighted = any(a.options.get("ranking", "random") not in SIGHTLESS for a in missing)
-        if kind == "task1" and (missing or seed == show or not shelf.has("task1_rows", task1_key(profile, seed))):
+        compared = not profile.arms or shelf.has("overlap", overlap_key(profile, seed))
+        sighted = any(a.options.get("ranking", "random") not in SIGHTLESS for a in missing) or not compared
+        rows = shelf.has("task1_rows", task1_key(profile, seed))
+        if kind == "task1" and (missing or seed == show or not compared or not rows):
             if not shelf.has("task1", task1_key(profile, seed), ".pt"):
                 found.append(Job(kind, seed))
         if kind == "maps" and (sighted or seed == show) and not shelf.has("maps", maps_key(profile, seed), ".npz"):
@@ -411,6 +435,8 @@ def jobs(profile: Profile, kind: str, show: int | None = None) -> list[Job]:
             # deep layers take longest, so that the last job to finish is a short one
             found += [Job(kind, seed, layer) for layer in reversed(layer_names(profile))
                       if not shelf.has("filters", filters_key(profile, seed, layer), ".npz")]
+        if kind == "overlap" and not compared:
+            found.append(Job(kind, seed))
         if kind == "run":
             found += _run_jobs(profile, seed)
     return found
@@ -447,6 +473,8 @@ def do(job: Job, profile: Profile) -> None:
         maps(profile, job.seed)
     elif job.kind == "filters":
         filters(profile, job.seed, job.what)
+    elif job.kind == "overlap":
+        overlap(profile, job.seed)
     else:
         run(next(a for a in arms(profile) if a.name == job.what), job.seed, profile, job.again)
 
@@ -495,7 +523,7 @@ def fulfil(todo: Sequence[Job], profile: Profile, workers: int | None = None) ->
                 finished = [f for f in waiting if f.done()]
                 for future in finished:
                     job = waiting.pop(future)
-                    future.result()
+                    _result(future, job, profile)
                     done += 1
                     left = (time.time() - start) / done * len(waiting)
                     tell(f"done {done}/{len(todo)}  {job}  about {_duration(left)} left")
@@ -506,6 +534,26 @@ def fulfil(todo: Sequence[Job], profile: Profile, workers: int | None = None) ->
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list((pool._processes or {}).values()):
                 process.terminate()
+
+
+def _result(future, job: Job, profile: Profile) -> None:
+    """The job's outcome; failures that are not the study's own get a sentence that says what to do."""
+    kept = "what was finished is kept, the same command goes on from there"
+    try:
+        future.result()
+    except BrokenProcessPool:
+        raise RuntimeError(f"a worker process was killed while at {job} (out of memory?): run with fewer workers "
+                           f"(WORKERS=1); {kept}") from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(errno.ENOSPC, f"the disk that holds {results_dir(profile.name)} is full (at {job}): free some "
+                                    f"space; {kept}") from None
+    except RuntimeError as error:  # torch reports a full disk in its own way
+        if "PytorchStreamWriter" not in str(error) and "No space left" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, f"a file in {results_dir(profile.name)} could not be written (at {job}; is the "
+                                    f"disk full?): free some space; {kept}") from None
 
 
 def _duration(seconds: float) -> str:
@@ -539,11 +587,30 @@ def collect(profile: Profile) -> dict[str, list[dict]]:
     return tables
 
 
+def calibrated(profile: Profile) -> list[Profile]:
+    """The settings this profile reports beside its own: task 1 alone, on tuning seeds, kept in this profile's store."""
+    wanted = profile.calibration
+    return [load(name, wanted.seeds, profile.data.source).model_copy(update={"name": profile.name, "arms": ()})
+            for name in wanted.profiles]
+
+
+def calibration(profile: Profile) -> list[dict]:
+    """Rows {setting, about, precision, seed, acc1_before, acc2_before} of the calibration runs, made if missing."""
+    rows = []
+    for setting in calibrated(profile):
+        fulfil(jobs(setting, "task1"), setting)
+        for seed in setting.seed_list:
+            before = task1_rows(setting, seed)["before"]
+            rows.append({"setting": setting.setting, "about": setting.about, "precision": setting.recipe.precision,
+                         "seed": seed, **{f"acc{k}_before": v for k, v in enumerate(before.values(), 1)}})
+    return rows
+
+
 # --- the shard command --------------------------------------------------------------------------------------------
 
 def complete(profile: Profile, show: int | None = None, workers: int | None = None) -> None:
-    """Everything the profile's seeds still lack: checkpoints, then maps, then filters, then runs."""
-    for kind in ("task1", "maps", "filters", "run"):
+    """Everything the profile's seeds still lack: checkpoints, class maps, visualizations, overlaps, then runs."""
+    for kind in ("task1", "maps", "filters", "overlap", "run"):
         fulfil(jobs(profile, kind, show), profile, workers)
 
 

@@ -1,0 +1,60 @@
+# Thin: every target is one command of lib.reproduce, which decides what is current.
+# PYTHON=...  use an environment you have (conda, Colab) instead of .venv
+# PROFILE=quick|compact|paper|...   SEEDS=1-5   DATA=cifar100:FOLDER|digits|file.npz|FOLDER   STYLE=<matplotlib style>
+PROFILE ?= quick
+BASE ?= python3
+ARGS = --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA),--data "$(DATA)")
+
+ifdef PYTHON
+ready =
+else
+PYTHON = .venv/bin/python
+ready = .venv/ready
+endif
+
+.PHONY: help setup reproduce compare publish restore figures readme test bench lab clean
+help:            ## this list
+	@echo "usage: make TARGET [PROFILE=quick|compact|paper|paper_s2|paper_t] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: $(ready)  ## a local virtual environment from requirements.txt (TORCH=cpu takes PyTorch's smaller CPU wheels)
+	@echo "ready: $(PYTHON)"
+
+.venv/ready: requirements.txt
+	@$(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(BASE) --version) is too old: Python 3.11 or newer is needed; name one with BASE=python3.11"; exit 1; }
+	$(BASE) -m venv .venv
+	$(if $(filter cpu,$(TORCH)),.venv/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $$(grep -E '^torch(vision)?==' requirements.txt))
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+reproduce: $(ready) ## run the notebooks of a profile that are not current
+	@$(PYTHON) -m lib.reproduce run $(ARGS) $(if $(ONLY),--only $(ONLY))
+
+compare: $(ready) ## your own run of a profile beside the published record
+	@$(PYTHON) -m lib.reproduce compare $(ARGS)
+
+publish: $(ready) ## copy rows, tables, figures and notebooks of a finished profile to results/published
+	@$(PYTHON) -m lib.reproduce publish $(ARGS)
+
+restore: $(ready) ## put published rows back, so that a fresh clone goes on from there
+	@$(PYTHON) -m lib.reproduce restore $(ARGS)
+
+figures: $(ready) ## draw the figures of a profile again from its tables, without training (STYLE=...)
+	@$(PYTHON) -m lib.reproduce figures $(ARGS) $(if $(STYLE),--style $(STYLE))
+
+readme: $(ready) ## write the README's results from the published tables
+	@$(PYTHON) -m lib.reproduce readme
+
+test: $(ready)   ## unit tests, and the smoke profile through papermill once
+	@$(PYTHON) -m pytest
+
+bench: $(ready)  ## speed against the plain baselines in bench/ (SECTION=train|freeze|filters|fullgrad|scores|peak)
+	@$(PYTHON) -m bench $(if $(SECTION),--section $(SECTION))
+
+lab: $(ready)    ## JupyterLab on the notebooks
+	@$(PYTHON) -m jupyterlab notebooks
+
+clean:           ## remove a profile's unpublished results (asks nothing; keeps .venv, data, the record)
+	@test -f profiles/$(PROFILE).yaml || { echo "error: no profile $(PROFILE)"; exit 1; }
+	rm -rf results/$(PROFILE)

@@ -1,0 +1,127 @@
+"""What every notebook does at its start and end: resolve the profile, save what it makes, and prove that it finished.
+
+    session = begin("03_rank_and_freeze", profile, seeds, data)
+    session.table(frame, "overlap");  session.figure(fig, "overlap");  session.finish()
+
+A notebook's manifest is written last, by rename: a killed kernel leaves none. `lib.reproduce` decides by it what is
+current. No torch here.
+"""
+
+import ast
+import json
+import os
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from lib import figures
+from lib.keys import SCIENCE, digest
+from lib.profile import ROOT, Profile, load
+from lib.store import JSON, file_hash, provenance, results_dir, write_atomically
+
+NOTEBOOKS = ("01_train_task1", "02_saliency_and_filters", "03_rank_and_freeze", "04_retrain_task2",
+             "05_compare_baselines")
+
+
+class Session:
+    """One notebook at work on one profile. Attributes: profile, folder (its results), show (the seed looked at)."""
+
+    def __init__(self, notebook: str, profile: Profile):
+        self.notebook, self.profile, self.start = notebook, profile, time.time()
+        self.results = results_dir(profile.name)
+        self.folder = self.results / notebook
+        self.outputs: dict[str, str] = {}
+        self.show = profile.seed_list[0]
+        manifest_path(self.results, notebook).unlink(missing_ok=True)
+
+    def table(self, rows: pd.DataFrame | list[dict], name: str) -> pd.DataFrame:
+        """Write `tables/<name>.csv` and return it as read back: what is shown is what is on disk."""
+        path = self.results / "tables" / f"{name}.csv"
+        write_atomically(path, lambda p: pd.DataFrame(rows).to_csv(p, index=False, lineterminator="\n"))
+        self._note(path)
+        return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
+
+    def figure(self, figure, name: str):
+        """Write `figures/<name>.png` and `.svg`; returns the figure, to be shown."""
+        for path in figures.save(figure, self.results / "figures", name):
+            self._note(path)
+        return figure
+
+    def read(self, name: str) -> pd.DataFrame:
+        """A table an earlier notebook wrote; FileNotFoundError says which notebook to run."""
+        path = self.results / "tables" / f"{name}.csv"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there: run the earlier notebooks of profile {self.profile.name} "
+                                    f"first (make reproduce PROFILE={self.profile.name})")
+        return pd.read_csv(path)
+
+    def _note(self, path: Path) -> None:
+        self.outputs[str(path.relative_to(self.results))] = file_hash(path)
+
+    def finish(self) -> None:
+        """Write the manifest: what went in, what came out, by which code, on what machine, in what time."""
+        manifest = {"notebook": self.notebook, "inputs": inputs(self.notebook, self.profile), "outputs": self.outputs,
+                    "seeds": self.profile.seeds, "data": self.profile.data.model_dump(), "provenance": provenance(),
+                    "seconds": round(time.time() - self.start, 1)}
+        write_atomically(manifest_path(self.results, self.notebook), lambda p: JSON.save(manifest, p))
+        print(f"{self.notebook}: finished in {manifest['seconds']:.0f} s; {len(self.outputs)} files in {self.results}")
+
+
+def begin(notebook: str, profile: str, seeds: str = "", data: str = "") -> Session:
+    """Resolve the parameters of a notebook (empty: the profile's own) and start its session."""
+    figures.use_style()
+    if os.environ.get("JPY_PARENT_PID"):  # in a kernel: figures as PNG only, small enough to publish
+        pd.set_option("display.max_rows", 100, "display.precision", 3)
+    return Session(notebook, load(profile, seeds or None, data or None))
+
+
+def manifest_path(results: Path, notebook: str) -> Path:
+    """Where a notebook's manifest lies."""
+    return results / notebook / "manifest.json"
+
+
+def code_hash() -> str:
+    """Hash of lib's code without docstrings and comments: editing those makes nothing stale."""
+    trees = []
+    for path in sorted((ROOT / "lib").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) \
+                    and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                body[0].value.value = ""
+        trees.append((path.name, ast.dump(tree)))
+    return digest(trees)
+
+
+def inputs(notebook: str, profile: Profile) -> dict[str, str]:
+    """Everything a notebook's outputs depend on, as short hashes: cheap to compute, without torch."""
+    results, number = results_dir(profile.name), NOTEBOOKS.index(notebook)
+    source = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())
+    found = {"notebook": digest([c["source"] for c in source["cells"]]), "code": code_hash(),
+             "profile": digest(profile.model_dump()), "science": digest(SCIENCE), "data": _data_stamp(profile)}
+    if number >= 3:  # rows that came in by `restore` or another seed's run
+        found["rows"] = digest(sorted(p.name for p in (results / "runs/run").glob("*.meta.json")))
+    if number:
+        upstream = manifest_path(results, NOTEBOOKS[number - 1])
+        found["upstream"] = digest(json.loads(upstream.read_text())["outputs"]) if upstream.exists() else "none"
+    return found
+
+
+def _data_stamp(profile: Profile) -> str:
+    """Size and time of a data file: a file changed in place makes its runs stale (they are compared by pixels)."""
+    path = Path(profile.data.source)
+    return digest([path.stat().st_size, path.stat().st_mtime_ns]) if path.is_file() else "named"
+
+
+def is_current(notebook: str, profile: Profile) -> bool:
+    """True if the notebook's manifest matches today's inputs and its outputs are on disk, unchanged."""
+    results = results_dir(profile.name)
+    try:
+        manifest = json.loads(manifest_path(results, notebook).read_text())
+    except (OSError, ValueError):
+        return False
+    return manifest["inputs"] == inputs(notebook, profile) and all(
+        (results / name).is_file() and file_hash(results / name) == value
+        for name, value in manifest["outputs"].items())

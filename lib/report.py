@@ -1,0 +1,98 @@
+"""Words and tables a reader sees: the paper's tables with ours beside them, one-sentence answers, the README's results.
+
+Every number comes from a table; nothing is typed in but the paper's own prose numbers. No torch.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from lib.figures import PAPER
+from lib.profile import Profile
+from lib.statistics import interval
+
+PAPER_WORDS = {  # what the paper's prose says of cells that only its pictures hold
+    ("Table 2", "MSE 50 %"): "acc1 roughly ten points below .457; best average of all metrics",
+    ("Table 2", "random 50 %"): "clearly worse on acc1",
+    ("Table 2", "Pearson 50 %"): "not useful",
+    ("Table 3", "joint 20-way"): "one accuracy over 20 classes, five points below MSE-freezing",
+}
+TABLES = {"before": ["before round 2"], "Table 1": ["MSE 25 %", "MSE 75 %"],
+          "Table 2": ["MSE 50 %", "random 50 %", "Pearson 50 %"], "Table 3": ["joint 20-way"]}
+
+
+def classes_per_task(profile: Profile) -> int:
+    """Classes of each task: 1 / chance."""
+    return len(profile.data.classes[0]) if profile.data.classes else profile.data.draw.classes
+
+
+def spread(values) -> str:
+    """`.169 [.150, .188]`: mean and 95 % interval over seeds; the mean alone for a single seed; points as fractions."""
+    mean, low, high, n = interval(values)
+    plain = lambda x: f"{x:.3f}".replace("0.", ".", 1)  # noqa: E731
+    return f"{plain(mean)} [{plain(low)}, {plain(high)}]" if n > 1 else plain(mean)
+
+
+def paper_tables(runs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Tables 1 to 3 of the paper: its number or words beside our mean, 95 % interval and n, row by row."""
+    rows = []
+    for table, arms in TABLES.items():
+        for arm in arms:
+            if arm == "before round 2":
+                part = runs.dropna(subset=["acc1_before"]).drop_duplicates(["seed", "lineage"])
+                ours = part["acc1_before"], part["acc2_before"]
+            else:
+                part = runs[runs["arm"] == arm]
+                ours = part["acc1"], part["acc2"]
+            if part.empty:
+                continue
+            acc1, acc2 = PAPER.get(arm, ("", ""))
+            rows.append({"table": table, "arm": arm, "paper acc1": acc1, "paper acc2": acc2,
+                         "paper in words": PAPER_WORDS.get((table, arm), ""), "acc1 [95 %]": spread(ours[0]),
+                         "acc2 [95 %]": spread(ours[1]), "n": part["seed"].nunique()})
+    return pd.DataFrame(rows)
+
+
+def answer(claims: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """The study's main answer, from the table of claims: MSE against random first, whatever it says."""
+    found = claims.set_index("claim")
+    lines = []
+    for claim, words in (("C2-random", "MSE-freezing minus random freezing at 50 %, in acc1"),
+                         ("C2b-random", "the same at equal acc2 (mean height of the curve over random's)"),
+                         ("C2-bottom", "MSE minus the least similar filters"),
+                         ("C2b-interpolation", "MSE's curve over the straight line of weights, at equal acc2"),
+                         ("C3a", "MSE-freezing minus joint training, as scored in the paper")):
+        if claim in found.index:
+            c = found.loc[claim]
+            bounds = "" if pd.isna(c["low"]) else f" [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]"
+            lines.append(f"{claim}: {words}: {100 * c['estimate']:+.1f} points{bounds}, n = {int(c['n'])}: "
+                         f"{c['verdict']}")
+    return "\n".join(lines)
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    head = "| " + " | ".join(frame.columns) + " |\n|" + "---|" * len(frame.columns) + "\n"
+    return head + "".join("| " + " | ".join(str(v) for v in row) + " |\n" for row in frame.itertuples(index=False))
+
+
+def _one_profile(folder: Path) -> str:
+    """One published profile: its headline, the table of arms, the primary claims, the plane."""
+    runs, claims, timing = (pd.read_csv(folder / "tables" / f"{t}.csv") for t in ("runs", "claims", "timing"))
+    n = runs["seed"].nunique()
+    arms = pd.DataFrame([{"arm": arm, "acc1 [95 %]": spread(part["acc1"]), "acc2 [95 %]": spread(part["acc2"]),
+                          "n": part["seed"].nunique()} for arm, part in runs.groupby("arm", sort=False)])
+    hardware = ", ".join(f"{p} ({c} cores)" for p, c in timing[["processor", "cores"]].drop_duplicates().values)
+    hours = timing["seconds"].sum() / 3600
+    start = runs.dropna(subset=["acc1_before"]).drop_duplicates(["seed", "lineage"])
+    return (f"### Setting {runs['setting'].iloc[0]} (profile `{folder.name}`): {n} seed{'s' if n > 1 else ''}\n\n"
+            f"Before round 2: acc1 {spread(start['acc1_before'])}, acc2 {spread(start['acc2_before'])} "
+            f"(the paper: .457 and .132). {hardware}; {hours:.1f} hours of one-thread runs in all.\n\n"
+            "```\n" + answer(claims, runs) + "\n```\n\n" + _markdown(arms) +
+            f"\n![stability-plasticity plane](results/published/{folder.name}/figures/plane.png)\n\n")
+
+
+def readme_section(published: Path) -> str:
+    """The generated part of the README, from the published tables of CIFAR-100 profiles."""
+    folders = [published / name for name in ("compact", "paper", "paper_s2", "paper_t")]
+    parts = [_one_profile(f) for f in folders if (f / "tables" / "claims.csv").exists()]
+    return "\n" + ("".join(parts) or "Nothing is published yet.\n\n")

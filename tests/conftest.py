@@ -1,0 +1,79 @@
+"""Shared by the tests: a tiny data set that a narrow network learns in seconds, and the real one where it is at hand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.data import load, split_tasks
+from lib.profile import ROOT
+
+torch.set_num_threads(1)  # tiny tensors: more threads only cost, and the thread count changes the last bits
+
+
+def _tiny_arrays(classes=4, per_class=40, size=32, seed=0):
+    """Each class is a coarse pattern of its own plus noise; a quarter as many images for testing."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.integers(30, 226, (classes, 4, 4, 3)).repeat(size // 4, 1).repeat(size // 4, 2)
+    arrays = {}
+    for part, count in (("train", per_class), ("test", max(per_class // 4, 1))):
+        y = np.arange(classes * count) % classes
+        noise = rng.integers(-25, 26, (len(y), size, size, 3))
+        arrays |= {f"x_{part}": (patterns[y] + noise).clip(0, 255).astype(np.uint8), f"y_{part}": y}
+    return arrays
+
+
+@pytest.fixture(scope="session")
+def tiny_arrays():
+    """tiny_arrays(classes=4, per_class=40, size=32, seed=0) -> {x_train (N, H, W, 3), y_train, x_test, y_test}."""
+    return _tiny_arrays
+
+
+@pytest.fixture(scope="session")
+def tiny_npz():
+    """tiny_npz(path, classes=4, per_class=40, size=32, seed=0) writes such a data set and returns the path as text."""
+    def write(path, **options):
+        np.savez(path, **_tiny_arrays(**options))
+        return str(path)
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory, tiny_npz):
+    """160 training and 40 test images of four classes."""
+    return load(tiny_npz(tmp_path_factory.mktemp("tiny") / "tiny.npz"))
+
+
+@pytest.fixture(scope="session")
+def tiny_tasks(tiny_images):
+    """Two tasks of two classes, shared head: 80 training and 20 test images each."""
+    return split_tasks(tiny_images, [[0, 1], [2, 3]])
+
+
+def _real_data() -> Path:
+    return Path(os.environ.get("CIFAR100") or ROOT.parent / "shared/data/cifar100")
+
+
+@pytest.fixture(scope="session")
+def cifar100(tmp_path_factory):
+    """The real CIFAR-100, restored from its packed parts where they are at hand ($CIFAR100), read as a user does."""
+    script = _real_data() / "restore_cifar100.py"
+    if not script.is_file():
+        pytest.skip(f"needs the packed CIFAR-100: no {script} (name its folder by $CIFAR100)")
+    folder = tmp_path_factory.mktemp("cifar100")
+    done = subprocess.run([sys.executable, "-B", str(script), str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return load(f"cifar100:{folder}")
+
+
+@pytest.fixture(scope="session")
+def cifar20_path():
+    """The path of an .npz with CIFAR-100's classes 0 to 19, where it is at hand."""
+    path = _real_data().parent / "cifar100_classes0_19.npz"
+    if not path.is_file():
+        pytest.skip(f"needs {path}")
+    return path

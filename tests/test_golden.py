@@ -1,0 +1,69 @@
+"""When the numbers of a product change, its version in `lib.keys.SCIENCE` must be raised by hand, or old results
+would be mixed with new ones. Pinned here: float64 numbers of a tiny network, for each kind of product."""
+
+import pytest
+import torch
+
+from lib import examination
+from lib.data import Task
+from lib.freezing import allocate, frozen
+from lib.keys import SCIENCE
+from lib.network import conv_layers, vgg16
+from lib.profile import Recipe
+from lib.ranking import Evidence
+from lib.saliency import class_maps
+from lib.training import fit
+from lib.visualization import heat_maps, maximize_activation, to_pixels
+
+RECIPE = Recipe(epochs=2, batch_size=8, lr=0.01, momentum=0.9, precision="float64")
+# kind: (its version, its number); to renew after a real change: raise SCIENCE[kind], then pin what the test prints
+GOLDEN = {
+    "task1": (1, 2.189252257347107),
+    "maps": (1, 1481.3391347101522),
+    "filters": (1, 16931.056709080818),
+    "overlap": (1, 4.24883955527359),
+    "run": (1, 1.375148057937622),
+}
+
+
+def task(name, seed):
+    draw = torch.Generator().manual_seed(seed)
+    y = torch.arange(32) % 3
+    x = torch.randint(0, 128, (32, 3, 32, 32), generator=draw).add(y.view(-1, 1, 1, 1) * 40).to(torch.uint8)
+    return Task(name, (0, 1, 2), x, y, x, y)
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    one_thread = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = vgg16(3, 0.0625, True, generator=torch.Generator().manual_seed(1)).double()
+    found = {"task1": sum(fit(model, task("task1", 1), RECIPE, seed=1).loss)}
+    maps = class_maps(model, task("task1", 1), 4).maps
+    found["maps"] = float(maps.sum())
+    heat = {}
+    for layer in conv_layers(model):
+        images = maximize_activation(model, layer, steps=2, seed=1)
+        if layer == "conv2_1":
+            found["filters"] = float(images.sum())
+        heat[layer] = heat_maps(to_pixels(images)).double()
+    look = Evidence(model, task("task1", 1), 1, lambda: maps, lambda: heat)
+    found["overlap"] = sum(row["iou"] for row in examination.overlaps(look, (0.5,)))
+    draw = torch.Generator().manual_seed(2)
+    scores = {k: torch.rand(3, c.out_channels, generator=draw) for k, c in conv_layers(model).items()}
+    with frozen(model, allocate(scores, 0.5), "filter"):
+        found["run"] = sum(fit(model, task("task2", 2), RECIPE, seed=1).loss)
+    torch.set_num_threads(one_thread)
+    return found
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_numbers_change_only_with_their_version(kind, numbers):
+    version, number = GOLDEN[kind]
+    assert SCIENCE[kind] == version, f"SCIENCE[{kind!r}] was raised: pin {numbers[kind]!r} with it here"
+    assert numbers[kind] == pytest.approx(number, rel=1e-9), (
+        f"the numbers of {kind!r} changed ({numbers[kind]!r}): if that is meant, raise SCIENCE[{kind!r}] in lib/keys.py")
+
+
+def test_every_kind_is_pinned():
+    assert GOLDEN.keys() == SCIENCE.keys()
