@@ -22,6 +22,9 @@ COLOURS = {"mse": "#0072B2", "random": "#E69F00", "pearson": "#009E73", "bottom"
 MARKERS = {"mse": "o", "random": "s", "pearson": "^", "bottom": "v", "finetune": "D", "all frozen": "P", "joint": "*",
            "last": "X"}
 OTHERS = ("#F0E442", "#56B4E9", "#009E73", "#CC79A7", "#000000")
+LABELS = {"mse": "MSE", "pearson": "Pearson", "ssim": "SSIM", "bottom": "least similar",
+          "mse_mean": "mean map of all classes", "mse_flat": "null: flat map", "mse_gaussian": "null: centred blob",
+          "mse_permuted": "null: shuffled pixels"}
 SHOWN_OVER_EPOCHS = ("fine-tune", "MSE 50 %", "random 50 %", "MSE 90 %", "random 90 %", "Pearson 50 %", "bottom 50 %",
                      "all frozen")
 # the paper's prose numbers (acc1, acc2); its tables are pictures
@@ -125,11 +128,22 @@ def score_heat_map(scores_cf: np.ndarray, names: Sequence[str], heading: str) ->
     return figure
 
 
+def matrix(values: np.ndarray, names: Sequence[str], heading: str, label: str) -> Figure:
+    """A square table (C, C) of one number for each pair of classes, in the order given."""
+    figure, ax = _new(5.4, 4.4)
+    shown = ax.imshow(values, cmap="cividis")
+    ax.set(yticks=range(len(names)), yticklabels=names, xticks=range(len(names)), title=heading)
+    ax.set_xticklabels(names, rotation=50, ha="right")
+    ax.grid(False)
+    figure.colorbar(shown, ax=ax, label=label)
+    return figure
+
+
 # --- curves and bars -----------------------------------------------------------------------------------------------
 
-def learning_curves(accuracy: pd.DataFrame, about: str) -> Figure:
-    """Test accuracy over the epochs of round 1: thin lines are seeds, thick ones their mean; the paper's values as
-    marks at the end. accuracy: seed, epoch, task, accuracy."""
+def learning_curves(accuracy: pd.DataFrame, about: str, paper: bool = True) -> Figure:
+    """Test accuracy over the epochs of round 1: thin lines are seeds, thick ones their mean; with `paper`, its values
+    as marks at the end. accuracy: seed, epoch, task, accuracy."""
     figure, ax = _new(5, 3.2)
     for task, tint, dash, value in zip(sorted(accuracy["task"].unique()), (COLOURS["mse"], COLOURS["finetune"]),
                                        ("-", "--"), PAPER["before round 2"]):
@@ -138,10 +152,12 @@ def learning_curves(accuracy: pd.DataFrame, about: str) -> Figure:
             ax.plot(seed["epoch"], seed["accuracy"], dash, color=tint, lw=0.6, alpha=0.4)
         mean = part.groupby("epoch")["accuracy"].mean()
         ax.plot(mean.index, mean, dash, color=tint, lw=2, label=f"{task}, mean of {part['seed'].nunique()} seeds")
-        ax.plot(mean.index.max() * 1.04, value, "<", color=tint, mec="k", clip_on=False, label=f"paper: {value:.3f}")
+        if paper:
+            ax.plot(mean.index.max() * 1.04, value, "<", color=tint, mec="k", clip_on=False, label=f"paper: {value:.3f}")
     ax.set(xlabel="epoch of round 1", ylabel="test accuracy", title=about, ylim=(0, 1))
     _percent(ax)
-    ax.legend(ncols=2, fontsize=8, loc="upper left")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    figure.legend(*ax.get_legend_handles_labels(), ncols=2, fontsize=8, loc="outside lower center")
     return figure
 
 
@@ -163,11 +179,9 @@ def overlap_bars(overlap: pd.DataFrame, fraction: float, about: str) -> Figure:
     overlap: seed, fraction, ranking, other, iou. Dots are seeds."""
     part = overlap[(overlap["ranking"] == "mse") & (overlap["fraction"] == fraction)]
     names = list(dict.fromkeys(part["other"]))[::-1]
-    labels = {"mse_mean": "mean map of all classes", "mse_flat": "null: flat map", "mse_gaussian": "null: centred blob",
-              "mse_permuted": "null: shuffled pixels", "pearson": "Pearson", "ssim": "SSIM", "bottom": "least similar"}
     figure, ax = _new(6, 0.32 * len(names) + 1.3)
     values = [part[part["other"] == n]["iou"] for n in names]
-    ax.barh([labels.get(n, n) for n in names], [v.mean() for v in values], color=COLOURS["mse"], alpha=0.5)
+    ax.barh([LABELS.get(n, n) for n in names], [v.mean() for v in values], color=COLOURS["mse"], alpha=0.5)
     for y, v in enumerate(values):
         ax.plot(v, [y] * len(v), "k.", ms=4)
     chance = fraction / (2 - fraction)
@@ -204,7 +218,8 @@ def over_epochs(runs: pd.DataFrame, accuracy: pd.DataFrame, arms: Sequence[str])
             ax.plot(mean.index, mean, marker=MARKERS.get(kind, "."), ms=4, color=colour(kind), label=arm,
                     ls="-" if pd.isna(fraction) or fraction in (0.5, 1) else "--")
     for ax, task in zip(axes, ("task 1", "task 2")):
-        ax.set(xlabel="epoch of round 2", ylabel=f"test accuracy on {task}")
+        ax.set(xlabel="epoch of round 2 (0: before)", ylabel=f"test accuracy on {task}")
+        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
         _percent(ax)
     figure.suptitle(caption(runs), fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
@@ -229,7 +244,7 @@ def plane(runs: pd.DataFrame, trajectory: pd.DataFrame | None = None, paper: boo
         for fraction, arm in part.groupby("fraction"):
             first = fraction == means.index[0]
             shares = " / ".join(f"{f * 100:.0f}" for f in means.index)
-            _cross(ax, arm, ranking, f"{ranking}, {shares} % frozen" if first else None)
+            _cross(ax, arm, ranking, f"{LABELS.get(ranking, ranking)}, {shares} % frozen" if first else None)
         ax.plot(means["acc2"], means["acc1"], "-", lw=1, color=colour(ranking))
     for arm, part in runs[~runs.index.isin(frozen.index)].groupby("arm", sort=False):
         _cross(ax, part, kind_of(part.iloc[0]), arm, 8)
@@ -253,12 +268,14 @@ def plane(runs: pd.DataFrame, trajectory: pd.DataFrame | None = None, paper: boo
 
 
 def retained_bars(summary: pd.DataFrame, about: str) -> Figure:
-    """Retained share of task 1 and gain on task 2 for each arm. summary: arm, retained, gained (see statistics)."""
+    """Retained share of task 1 and gain on task 2 for each arm, with 95 % intervals. summary: see statistics."""
     part = summary.dropna(subset=["retained"]).iloc[::-1]
     figure, axes = _new(8, 0.3 * len(part) + 1.2, ncols=2, sharey=True)
     for ax, column, label in zip(axes, ("retained", "gained"), ("retained: share of task 1's accuracy above chance",
                                                                   "gained: accuracy on task 2, after minus before")):
-        ax.barh(part["arm"], part[column], color=COLOURS["mse" if column == "retained" else "random"], alpha=0.7)
+        bars = [part[column] - part[f"{column}_low"], part[f"{column}_high"] - part[column]]
+        ax.barh(part["arm"], part[column], color=COLOURS["mse" if column == "retained" else "random"], alpha=0.6,
+                xerr=bars, error_kw={"lw": 1})
         ax.set_xlabel(label, fontsize=8)
         ax.axvline(0, color="k", lw=0.8)
         _percent(ax, "x")
@@ -278,7 +295,7 @@ def from_tables(read) -> dict[str, Figure]:
     about = caption(runs) if len(runs) else ""
     drawn = {}
     for name, source, draw in (
-            ("learning_curves", table("accuracy_task1"), lambda t: learning_curves(t, about)),
+            ("learning_curves", table("accuracy_task1"), lambda t: learning_curves(t, about, runs["data"].iloc[0] == "cifar100")),
             ("per_class", table("per_class"), lambda t: per_class(t, about)),
             ("overlap", table("overlap"), lambda t: overlap_bars(t, 0.5, f"{about}; bars: mean, dots: seeds")),
             ("over_epochs", accuracy, lambda t: over_epochs(runs, t, SHOWN_OVER_EPOCHS)),

@@ -10,7 +10,6 @@ This room does not know where scores come from.
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -76,16 +75,11 @@ def union(scores: Scores, fraction: float) -> Masks:
 
 
 def whole_network(scores: Scores, fraction: float) -> Masks:
-    """One budget over all layers. Scores are turned into ranks within each layer and class (0 worst to 1 best), or
-    the layer whose scores lie higher would take everything; then the classes take turns as in `allocate`."""
+    """One budget over all layers instead of layer by layer: the classes take turns over all filters at once. Scores
+    must be on one scale over the layers, as similarities of maps are."""
     _checked(scores, fraction)
-    # centred ranks in (0, 1): (rank + 1/2) / F
-    sort = partial(torch.argsort, dim=1, stable=True)
-    ranks = [(sort(sort(s)).double() + 0.5) / s.shape[1] for s in scores.values()]
-    n_classes = max(len(r) for r in ranks)
-    joined = torch.cat([r.expand(n_classes, -1) for r in ranks], dim=1)
-    flat = allocate({"all": joined}, fraction)["all"]
-    return dict(zip(scores, flat.split([r.shape[1] for r in ranks])))
+    flat = allocate({"all": torch.cat(list(scores.values()), dim=1)}, fraction)["all"]  # (C, all filters)
+    return dict(zip(scores, flat.split([s.shape[1] for s in scores.values()])))
 
 
 RULES: dict[str, Callable[[Scores, float], Masks]] = {"turns": allocate, "union": union, "network": whole_network}

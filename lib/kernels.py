@@ -18,6 +18,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # Wang et al. 2004
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for values in [0, 1]
 SSIM_LARGEST = 64  # pixels a side that a kernel's program can hold in registers; larger maps take the reference
+SSIM_CHUNK = 128  # visualizations the reference takes at once: what fits a processor's cache
 CROP_BLOCK = 1024  # values written by one program of the crop kernel
 
 triton = None
@@ -146,29 +147,39 @@ def gaussian_band(size: int, device: torch.device | str = "cpu") -> Tensor:
     return torch.stack([torch.cat([g.new_zeros(p), g, g.new_zeros(places - 1 - p)]) for p in range(places)]).to(device)
 
 
-def _windowed(x: Tensor) -> Tensor:
-    """Gaussian mean of float64 (..., H, W) at every whole place: (..., H - 10, W - 10)."""
-    return gaussian_band(x.shape[-2], x.device) @ (x @ gaussian_band(x.shape[-1], x.device).T)
+def _windowed(x_hwn: Tensor) -> Tensor:
+    """Gaussian mean of N images, float64 (H, W, N), at every whole place: (H - 10, W - 10, N).
+
+    One axis after the other. The images come last: then both steps are large matrix products and nothing is moved.
+    """
+    h, w, n = x_hwn.shape
+    rows = gaussian_band(h, x_hwn.device) @ x_hwn.reshape(h, w * n)  # (H - 10, W * N)
+    return gaussian_band(w, x_hwn.device) @ rows.view(-1, w, n)
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Windowed mean and variance of float64 (..., H, W)."""
-    mean = _windowed(x)
-    return mean, _windowed(x**2) - mean**2
+def _moments(x_hwn: Tensor) -> tuple[Tensor, Tensor]:
+    """Windowed mean and variance of N images, float64 (H, W, N)."""
+    mean = _windowed(x_hwn)
+    return mean, _windowed(x_hwn**2) - mean**2
 
 
 def ssim_pairs_reference(maps: Tensor, visualizations: Tensor) -> Tensor:
-    """What `ssim_pairs` computes, in PyTorch and float64: one map at a time, the window applied axis by axis."""
-    a, b = maps.double(), visualizations.double()
-    mean_b, var_b = _moments(b)  # (F, places, places)
-    rows = []
-    for one in a:
-        mean, var = _moments(one)
-        cov = _windowed(b * one) - mean_b * mean
-        ssim = ((2 * mean_b * mean + SSIM_C1) * (2 * cov + SSIM_C2)) / (
-            (mean_b**2 + mean**2 + SSIM_C1) * (var_b + var + SSIM_C2))
-        rows.append(ssim.mean((1, 2)))
-    return torch.stack(rows)
+    """What `ssim_pairs` computes, in PyTorch and float64: one map with SSIM_CHUNK visualizations at a time."""
+    a = maps.double().permute(1, 2, 0).contiguous()  # (H, W, C)
+    mean_a, var_a = _moments(a)
+    parts = []
+    for some in visualizations.double().split(SSIM_CHUNK):
+        b = some.permute(1, 2, 0).contiguous()  # (H, W, chunk)
+        mean_b, var_b = _moments(b)
+        rows = []
+        for one, m, v in zip(*(t.unsqueeze(3).unbind(2) for t in (a, mean_a, var_a))):  # each (., ., 1)
+            mean_ab = mean_b * m
+            cov = _windowed(b * one) - mean_ab
+            ssim = ((2 * mean_ab + SSIM_C1) * (2 * cov + SSIM_C2)) / (
+                (mean_b**2 + (m**2 + SSIM_C1)) * (var_b + (v + SSIM_C2)))
+            rows.append(ssim.mean((0, 1)))
+        parts.append(torch.stack(rows))
+    return torch.cat(parts, dim=1)
 
 
 def ssim_pairs(maps: Tensor, visualizations: Tensor, out: Tensor | None = None) -> Tensor:
@@ -191,7 +202,8 @@ def ssim_pairs(maps: Tensor, visualizations: Tensor, out: Tensor | None = None) 
         level = x.mean((1, 2))
         x = x - level[:, None, None]
         # moments of single images in float64: they are few, and a difference of squares needs the digits
-        parts.append([t.float().contiguous() for t in (x, *_moments(x), level)])
+        moments = (t.permute(2, 0, 1) for t in _moments(x.permute(1, 2, 0)))  # (N, places, places)
+        parts.append([t.float().contiguous() for t in (x, *moments, level)])
     (a, mean_a, var_a, level_a), (b, mean_b, var_b, level_b) = parts
     out = torch.empty(len(a), len(b), device=a.device) if out is None else out
     _ssim_kernel[len(b),](a, b, band, mean_a, mean_b, var_a, var_b, level_a, level_b, out, len(a), len(b), h, w,

@@ -65,8 +65,8 @@ def answer(claims: pd.DataFrame, runs: pd.DataFrame) -> str:
         if claim in found.index:
             c = found.loc[claim]
             bounds = "" if pd.isna(c["low"]) else f" [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]"
-            lines.append(f"{claim}: {words}: {100 * c['estimate']:+.1f} points{bounds}, n = {int(c['n'])}: "
-                         f"{c['verdict']}")
+            points = "no common range" if pd.isna(c["estimate"]) else f"{100 * c['estimate']:+.1f} points{bounds}"
+            lines.append(f"{claim}: {words}: {points}, n = {int(c['n'])}: {c['verdict']}")
     return "\n".join(lines)
 
 

@@ -22,6 +22,8 @@ from lib.store import JSON, file_hash, results_dir, write_atomically
 
 PUBLISHED = ROOT / "results" / "published"
 LARGEST = 1_000_000  # bytes of one published file
+# kernels talk through files, not ports: nothing to collide, nothing for others on the machine to listen to
+LOCAL_SOCKETS = {"KernelManager": {"transport": "ipc"}}
 RECORDED = ("run", "task1_rows", "overlap")  # kinds of products small enough for the record
 
 
@@ -68,7 +70,7 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
             papermill.execute_notebook(
                 str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(folder / "notebook.ipynb"), parameters,
                 kernel_name="python3", cwd=str(ROOT), progress_bar=False, log_output=False, stdout_file=sys.stdout,
-                stderr_file=sys.stderr, coalesce_streams=True)
+                stderr_file=sys.stderr, coalesce_streams=True, config=LOCAL_SOCKETS)
             break
         except papermill.PapermillExecutionError as error:
             raise RuntimeError(f"{notebook}, cell {error.exec_count}: {error.ename}: {_one_line(error.evalue)}") \

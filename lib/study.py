@@ -507,8 +507,8 @@ def fulfil(todo: Sequence[Job], profile: Profile, workers: int | None = None) ->
     context = multiprocessing.get_context("spawn")
     log_path = results_dir(profile.name) / "log.txt"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with context.Manager() as manager, open(log_path, "a") as log:
-        queue, start, done = manager.Queue(), time.time(), 0
+    with open(log_path, "a") as log:
+        queue, start, done = context.SimpleQueue(), time.time(), 0
 
         def tell(line: str) -> None:
             print(line, flush=True)

@@ -1,4 +1,4 @@
-"""Shared by the tests: a tiny data set that a narrow network learns in seconds, and the real one where it is at hand."""
+"""Shared by the tests: a tiny data set a narrow network learns in seconds, and the real one where it is at hand."""
 
 import os
 import subprocess

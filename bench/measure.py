@@ -1,0 +1,223 @@
+"""Timing, runs side by side, what the machine is, and the tables.
+
+    seconds = median_seconds(lambda: work(), repeats=5, device=device)
+    seconds = side_by_side(2, prepare, 1, repeats, *arguments)        # two processes of one thread each
+"""
+
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import nn
+
+from lib.kernels import use_triton
+from lib.store import processor
+from lib.training import resolve_precision
+
+BUDGET = 20  # seconds for all repeats of one long piece of work
+PATIENCE = 300  # seconds a process waits for its neighbours before the measurement is given up
+
+
+class Row(NamedTuple):
+    """One line of the table of targets. ratio: baseline / ours in time; target: the least (or, marked <=, the most)."""
+
+    measure: str
+    baseline: str
+    ours: str
+    ratio: float
+    target: str = ""
+    note: str = ""
+
+    @property
+    def reached(self) -> str:
+        """"yes" or "no"; empty where there is no target."""
+        if not self.target:
+            return ""
+        sign, _, number = self.target.partition(" ")
+        return "yes" if (self.ratio >= float(number) if sign == ">=" else self.ratio <= float(number)) else "no"
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def times(work: Callable[[], Any], repeats: int, device: torch.device, warm_up: int = 1) -> list[float]:
+    """Seconds of each of `repeats` calls, after `warm_up` calls that do not count."""
+    found = []
+    for _ in range(warm_up + repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        work()
+        synchronise(device)
+        found.append(time.perf_counter() - start)
+    return found[warm_up:]
+
+
+def median_seconds(work: Callable[[], Any], repeats: int, device: torch.device, warm_up: int = 1) -> float:
+    """The median of `times`."""
+    return statistics.median(times(work, repeats, device, warm_up))
+
+
+def median_within(work: Callable[[], Any], repeats: int, device: torch.device, budget: float = BUDGET
+                  ) -> tuple[float, int]:
+    """Median seconds and how many repeats it is of: `repeats`, or fewer when they would take more than `budget` s.
+
+    For work of many seconds; nothing is thrown away, so warm up before.
+    """
+    found: list[float] = []
+    while len(found) < repeats and (not found or sum(found) + found[-1] < budget):
+        found += times(work, 1, device, warm_up=0)
+    return statistics.median(found), len(found)
+
+
+class threads:
+    """`with threads(1):` so many threads inside, as before after it; 0 changes nothing."""
+
+    def __init__(self, number: int):
+        self.number, self.before = number, torch.get_num_threads()
+
+    def __enter__(self):
+        torch.set_num_threads(self.number or self.before)
+
+    def __exit__(self, *_):
+        torch.set_num_threads(self.before)
+
+
+# --- side by side -------------------------------------------------------------------------------------------------
+
+_together = None  # the barrier, in a process of side_by_side
+
+
+def _begin(barrier, number_of_threads: int) -> None:
+    global _together
+    _together = barrier
+    torch.set_num_threads(number_of_threads)
+
+
+def _take_part(prepare: Callable, repeats: int, arguments: tuple) -> list[tuple[float, float]]:
+    """In one process: make the work, do it once to warm up, then `repeats` times, each begun together."""
+    work, device = prepare(*arguments)
+    work()
+    spans = []
+    for _ in range(repeats):
+        synchronise(device)
+        _together.wait(PATIENCE)  # which also hands each process exactly one part
+        start = time.monotonic()  # one clock for all processes
+        work()
+        synchronise(device)
+        spans.append((start, time.monotonic()))
+    return spans
+
+
+def side_by_side(processes: int, prepare: Callable, number_of_threads: int, repeats: int, *arguments) -> float:
+    """Median seconds from the first start to the last end of the same work in several fresh processes at once.
+
+    `prepare(*arguments)` runs in each process and returns (the work, its device).
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(processes)
+    with ProcessPoolExecutor(processes, context, _begin, (barrier, number_of_threads)) as pool:
+        parts = [pool.submit(_take_part, prepare, repeats, arguments) for _ in range(processes)]
+        spans = [part.result() for part in parts]
+    return statistics.median(max(end for _, end in one) - min(start for start, _ in one) for one in zip(*spans))
+
+
+# --- work and machine ---------------------------------------------------------------------------------------------
+
+def macs(model: nn.Module, image_size: int = 32) -> int:
+    """Multiply-accumulates of the convolutions and linear layers of one forward pass of one image."""
+    counted, handles = [], []
+
+    def count(module, _inputs, output):
+        per_output = module.weight[0].numel()  # a filter's, or a neuron's, weights
+        counted.append(output[0].numel() * per_output)
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            handles.append(module.register_forward_hook(count))
+    was_training = model.training
+    p = next(model.parameters())
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=p.device, dtype=p.dtype))
+    model.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return sum(counted)
+
+
+def machine(device: torch.device, repeats: int) -> dict[str, str]:
+    """Hardware, versions, precision: the head of every table."""
+    cuda = device.type == "cuda"
+    versions = {}
+    for name in ("torch", "torchvision", "triton", "numpy", "scipy", "scikit-learn", "torchmetrics"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return {
+        "processor": f"{processor()}, {cores()} cores, {torch.get_num_threads()} threads, "
+                     f"{torch.backends.cpu.get_cpu_capability()}",
+        "GPU": torch.cuda.get_device_name(device) if cuda else "none",
+        "precision": f"training {resolve_precision('auto', device)} (what auto means here), explanations float32, "
+                     "scores float64",
+        "kernels": "Triton" if use_triton(device) else "PyTorch",
+        "versions": ", ".join(f"{k} {v}" for k, v in {"Python": platform.python_version(), **versions}.items()),
+        "repeats": f"median of {repeats}",
+        "load": f"{load:.1f} processes running before the start" + (
+            ": the machine is not idle, the times are not valid" if load > 0.5 else ""),
+    }
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+def targets_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """The rows with their column `reached`."""
+    columns = ["measure", "baseline", "ours", "ratio", "target", "reached", "note"]
+    return pd.DataFrame([{**row._asdict(), "ratio": round(row.ratio, 2), "reached": row.reached} for row in rows],
+                        columns=columns)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A Markdown table."""
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(object).values.tolist()]
+    return "\n".join("| " + " | ".join(_cell(c) for c in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return str(value).replace("|", "/")
+
+
+def write_tables(out: Path, name: str, head: dict[str, str], rows: Sequence[Row],
+                 details: dict[str, list[dict]]) -> list[Path]:
+    """Writes `<name>.md` with everything, `<name>.csv` with the targets, `<section>.csv` for each section."""
+    out.mkdir(parents=True, exist_ok=True)
+    targets = targets_table(rows)
+    text = ["# Benchmark", *(f"- {k}: {v}" for k, v in head.items()), "", "## Targets", "", markdown(targets), ""]
+    written = [out / f"{name}.md", out / f"{name}.csv"]
+    targets.to_csv(written[1], index=False)
+    for section, lines in details.items():
+        frame = pd.DataFrame(lines)
+        written.append(out / f"{section}.csv")
+        frame.to_csv(written[-1], index=False)
+        text += [f"## {section}", "", markdown(frame), ""]
+    written[0].write_text("\n".join(text))
+    return written

@@ -1,0 +1,237 @@
+"""The smoke profile through papermill, once; what is current; the record; bad input ends in one sentence."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib import notebook, reproduce, store
+from lib.profile import load
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(results, *arguments, **environment):
+    return subprocess.run([sys.executable, "-m", "lib.reproduce", *arguments], cwd=ROOT, text=True, timeout=600,
+                          env={**os.environ, "RESULTS": str(results), **environment}, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """Results folder with the finished smoke profile."""
+    results = tmp_path_factory.mktemp("results")
+    done = command(results, "run", "--profile", "smoke")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.search(r"done 13/13  seed \d  .*about 0 s left", done.stdout), "progress with time left"
+    return results
+
+
+def table(results, name):
+    return list(csv.DictReader((results / "smoke/tables" / f"{name}.csv").open()))
+
+
+def test_all_notebooks_leave_a_manifest_tables_figures_and_a_report(smoke):
+    for name in notebook.NOTEBOOKS:
+        manifest = json.loads((smoke / "smoke" / name / "manifest.json").read_text())
+        assert manifest["outputs"] and manifest["inputs"]["profile"] and manifest["provenance"]["python"]
+        assert all((smoke / "smoke" / f).stat().st_size > 0 for f in manifest["outputs"])
+        assert name in (smoke / "smoke/report/index.html").read_text()
+    assert len(table(smoke, "runs")) == 13 and {r["data"] for r in table(smoke, "runs")} == {"digits"}
+    assert {"C0", "C2-random", "C2b-random", "C3a", "C5b"} <= {r["claim"] for r in table(smoke, "claims")}
+    assert {"claim", "setting", "estimate", "low", "high", "n", "p", "verdict"} <= table(smoke, "claims")[0].keys()
+    assert {"run", "round", "epoch", "task", "accuracy"} <= table(smoke, "accuracy")[0].keys()
+    assert all(float(r["acc1_before"]) > 0.5 for r in table(smoke, "runs") if r["acc1_before"])  # task 1 was learned
+    assert (smoke / "smoke/log.txt").read_text().count("epoch") > 20
+
+
+def test_a_second_call_does_nothing_and_imports_no_torch(smoke):
+    before = {p: p.stat().st_mtime_ns for p in smoke.rglob("*")}
+    script = ("import sys; from lib import reproduce; code = reproduce.main(['run', '--profile', 'smoke']); "
+              "sys.exit(code or 'torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "RESULTS": str(smoke)},
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and "all 5 notebooks are current" in done.stdout
+    assert {p: p.stat().st_mtime_ns for p in smoke.rglob("*")} == before
+
+
+def test_a_changed_docstring_makes_nothing_stale_changed_code_does(monkeypatch, tmp_path):
+    for folder in ("lib", "notebooks", "profiles"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    monkeypatch.setattr(notebook, "ROOT", tmp_path)
+    before, path = notebook.code_hash(), tmp_path / "lib/freezing.py"
+    text = path.read_text()
+    path.write_text(text.replace('"""Share a layer', '"""Divide a layer') + "\n# a comment\n")
+    assert path.read_text() != text and notebook.code_hash() == before
+    path.write_text(text.replace("+ 0.5", "+ 0.4"))
+    assert notebook.code_hash() != before
+
+
+def test_a_missing_output_a_changed_table_or_a_new_row_makes_its_notebook_stale(smoke, tmp_path, monkeypatch):
+    shutil.copytree(smoke / "smoke", tmp_path / "smoke")
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    profile, last = load("smoke"), notebook.NOTEBOOKS[4]
+    current = lambda: [notebook.is_current(n, profile) for n in notebook.NOTEBOOKS]  # noqa: E731
+    assert current() == [True] * 5
+    assert not notebook.is_current(last, load("smoke", seeds="1"))
+    claims = tmp_path / "smoke/tables/claims.csv"
+    text = claims.read_text()
+    claims.write_text(text + "x")
+    assert current() == [True] * 4 + [False]
+    claims.write_text(text)
+    (tmp_path / "smoke/runs/run/new.meta.json").write_text("{}")
+    assert current() == [True, True, True, False, False]
+
+
+def test_published_rows_restore_to_the_same_bytes(smoke, tmp_path, monkeypatch, capsys):
+    shutil.copytree(smoke / "smoke", tmp_path / "smoke")
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    monkeypatch.setattr(reproduce, "PUBLISHED", tmp_path / "published")
+    metas = list((tmp_path / "smoke/runs").rglob("*.meta.json"))
+    first = json.loads(metas[0].read_text())
+    if first["dirty"]:  # while lib is being edited: first see that it is refused, then say it was clean
+        assert reproduce.main(["publish", "--profile", "smoke"]) == 1
+        assert "uncommitted" in capsys.readouterr().err
+        for path in metas:
+            path.write_text(path.read_text().replace('"dirty": true', '"dirty": false'))
+    assert reproduce.main(["publish", "--profile", "smoke"]) == 0
+    assert not list((tmp_path / "published").rglob("*.pt"))
+    shutil.rmtree(tmp_path / "smoke")
+    assert reproduce.main(["restore", "--profile", "smoke"]) == 0
+    for kind in reproduce.RECORDED:
+        again = {p.name: p.read_bytes() for p in (tmp_path / "smoke/runs" / kind).glob("*.json")
+                 if "meta" not in p.name}
+        was = {p.name: p.read_bytes() for p in (smoke / "smoke/runs" / kind).glob("*.json") if "meta" not in p.name}
+        assert again == was and was
+    from lib import study
+    assert not any(study.jobs(load("smoke"), kind) for kind in ("task1", "maps", "filters", "overlap", "run"))
+    assert [j.seed for j in study.jobs(load("smoke", seeds="1-3"), "task1")] == [3]  # goes on where the record stops
+    pack = next((tmp_path / "published/smoke/runs").glob("*.jsonl"))
+    pack.write_text(pack.read_text().replace('"acc1": 0.', '"acc1": 1.'))
+    shutil.rmtree(tmp_path / "smoke")
+    assert reproduce.main(["restore", "--profile", "smoke"]) == 1
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_figures_are_drawn_again_from_tables_alone_with_the_same_bytes(smoke, tmp_path):
+    shutil.copytree(smoke / "smoke", tmp_path / "smoke")
+    name = tmp_path / "smoke/figures/plane.svg"
+    before = name.read_bytes()
+    name.unlink()
+    done = command(tmp_path, "figures", "--profile", "smoke")
+    assert done.returncode == 0 and name.read_bytes() == before
+    assert command(tmp_path, "figures", "--profile", "smoke", "--style", "ggplot").returncode == 0
+    assert name.read_bytes() != before
+
+
+def test_the_executed_notebooks_carry_no_error_and_the_sources_no_output():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        code = [c for c in cells if c["cell_type"] == "code"]
+        assert not any(c["outputs"] or c["execution_count"] for c in code), path.name
+        assert ["parameters"] in [c["metadata"].get("tags") for c in code], path.name
+        assert 8 <= len(code) <= 16 and code[-1]["source"][-1].startswith("session.finish()"), path.name
+        parameters = next(c for c in code if "parameters" in c["metadata"].get("tags", []))
+        assert all(line.split("#")[0].split("=")[1].strip().startswith('"') for line in parameters["source"])
+
+
+def test_badges_and_clone_addresses_name_the_repository_of_pyproject():
+    import tomllib
+
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["study"]["repository"]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        text = path.read_text()
+        assert f"colab.research.google.com/github/{name}/blob/main/notebooks/{path.name}" in text
+        assert f"https://github.com/{name}\\\"" in text
+
+
+def versions(path, conda):
+    found = {}
+    for line in path.read_text().splitlines():
+        line = line.split("#")[0].strip()
+        if hit := re.match(r"(?:- )?([a-z0-9-]+)=(=?)([\d.]+)$", line):
+            if bool(hit[2]) != conda:
+                found[hit[1].replace("pytorch", "torch")] = hit[3]
+    return found
+
+
+def test_environment_and_requirements_hold_the_same_versions():
+    pip, conda = versions(ROOT / "requirements.txt", False), versions(ROOT / "environment.yml", True)
+    conda.pop("python")
+    assert pip == conda and len(pip) > 15
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+def profile_with(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: smoke\nseeds: 1-1\n" + text)
+    return str(path)
+
+
+BAD = {
+    "unknown profile": (["--profile", "nonesuch"], "no profile 'nonesuch': expected one of compact"),
+    "unknown key": ("colour: red", "colour: Extra inputs are not permitted"),
+    "unknown key inside": ("recipe: {learning_rate: 1}", "recipe.learning_rate: Extra inputs"),
+    "fraction outside": ("arms: [{name: a, method: freeze, options: {ranking: mse, fraction: 1.5}}]",
+                         "fraction 1.5: expected a number from 0 to 1"),
+    "unknown method": ("arms: [{name: a, method: hope}]", "no method 'hope'; expected one of finetune"),
+    "class the data lack": ("data: {classes: [[0, 1], [2, 77]]}", "has no images of class [77]"),
+    "seeds": (["--profile", "smoke", "--seeds", "one"], "seeds 'one': expected numbers and ranges"),
+    "missing data file": (["--profile", "smoke", "--data", "nowhere.npz"], "no data file nowhere.npz"),
+    "unknown source": (["--profile", "smoke", "--data", "imagenet"], "no data source 'imagenet'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_ends_in_one_sentence(name, tmp_path, monkeypatch, capsys):
+    given, sentence = BAD[name]
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    arguments = given if isinstance(given, list) else ["--profile", profile_with(tmp_path, given)]
+    assert reproduce.main(["run", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and sentence in error and error.count("\n") == 1
+
+
+def test_a_nan_loss_stops_the_notebook_with_its_sentence(tmp_path):
+    profile = profile_with(tmp_path, "recipe: {lr: 1.0e+30, epochs: 1, batch_size: 32}\narms: [{name: fine-tune}]")
+    done = command(tmp_path, "run", "--profile", profile, "--only", "01")
+    assert done.returncode == 1 and done.stderr.count("\n") <= 2
+    assert "error: 01_train_task1, cell" in done.stderr and "lower the learning rate" in done.stderr
+    assert not (tmp_path / "mine/01_train_task1/manifest.json").exists()
+
+
+def test_a_truncated_checkpoint_is_named_and_nothing_is_lost(smoke, tmp_path, monkeypatch):
+    shutil.copytree(smoke / "smoke", tmp_path / "smoke")
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    checkpoint = next((tmp_path / "smoke/runs/task1").glob("*.pt"))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    from lib import study
+    with pytest.raises(ValueError, match=r"\.pt is damaged .*delete it"):
+        for seed in (1, 2):
+            study.task1(load("smoke"), seed)
+    assert len(list((tmp_path / "smoke/runs/run").glob("*.meta.json"))) == 13
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs the right to mount a small disk")
+def test_a_full_disk_is_said_and_what_was_finished_stays(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        done = subprocess.run([sys.executable, "-m", "lib.study", "--profile", "smoke", "--workers", "1"], cwd=ROOT,
+                              env={**os.environ, "RESULTS": str(disk)}, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 1 and "is full" in done.stderr and "goes on from there" in done.stderr
+        for meta in disk.rglob("*.meta.json"):  # whatever counts as finished is whole
+            product = next(p for p in meta.parent.glob(meta.name.removesuffix(".meta.json") + ".*") if p != meta)
+            assert store.file_hash(product) == json.loads(meta.read_text())["sha256"]
+        assert not list(disk.rglob("*.tmp"))
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -1,0 +1,177 @@
+"""Arms from checkpoint to rows: same seed = same bytes, killed and resumed = the same, lineages, joint readings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib import study
+from lib.profile import ArmSpec, load
+from lib.store import file_hash
+
+ROOT = Path(__file__).parents[1]
+TINY = """
+extends: smoke
+seeds: 1-2
+recipe: {epochs: 2, batch_size: 32, lr: 0.005, momentum: 0.9, flip: false}
+arms:
+  - {name: fine-tune, options: {trace: true}}
+  - {name: MSE 50 %, method: freeze, options: {ranking: mse, fraction: 0.5}}
+  - {name: random 50 %, method: freeze, options: {ranking: random, fraction: 0.5}}
+  - {name: joint 20-way, curriculum: joint20, seeds: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("profile") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def shard(profile, results, *more, wait=True):
+    command = [sys.executable, "-m", "lib.study", "--profile", str(profile), "--workers", "2", *more]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "RESULTS": str(results)}, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    if not wait:
+        return process
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def products(results, kinds=("run", "task1_rows", "overlap")):
+    return {p.relative_to(results).as_posix(): file_hash(p) for kind in kinds
+            for p in sorted((results / "tiny/runs" / kind).glob("*.json")) if not p.name.endswith("meta.json")}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """The rows of an undisturbed run."""
+    results = tmp_path_factory.mktemp("whole")
+    out = shard(tiny, results)
+    assert json.loads(out.splitlines()[-1])["rows"] == 7  # the joint arm for the first seed only
+    return results
+
+
+def test_killed_and_resumed_is_the_same_and_nothing_finished_is_redone(tiny, whole, tmp_path):
+    process = shard(tiny, tmp_path, wait=False)
+    deadline = time.time() + 200
+    while not list((tmp_path / "tiny/runs/run").glob("*.meta.json")):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)  # the parent only: its workers must not live on
+    process.wait()
+    time.sleep(3)
+    group = subprocess.run(["ps", "-o", "pid=,stat=", "-g", str(process.pid)], capture_output=True, text=True).stdout
+    assert not [line for line in group.splitlines() if "Z" not in line], group
+    finished = {p: p.stat().st_mtime_ns for p in (tmp_path / "tiny/runs").rglob("*.meta.json")}
+    assert 0 < len([p for p in finished if p.parent.name == "run"]) < 7
+    shard(tiny, tmp_path)
+    assert products(tmp_path) == products(whole)
+    assert all(p.stat().st_mtime_ns == then for p, then in finished.items())
+    assert not list(tmp_path.rglob("*.tmp")) or all(  # the kill may leave a temporary file, never a half product
+        p.name.startswith(".") for p in tmp_path.rglob("*.tmp"))
+
+
+def test_shards_make_the_same_rows(tiny, whole, tmp_path):
+    shard(tiny, tmp_path, "--seeds", "1-2", "--shard", "2/2")
+    part = products(tmp_path, ("run",))
+    assert len(part) == 4 and part.items() >= {k: v for k, v in products(whole, ("run",)).items() if k in part}.items()
+    # seed 2 is the first seed of this shard, so its joint arm is made here too; the other three are the same bytes
+    assert len(part.keys() & products(whole, ("run",)).keys()) == 3
+
+
+def test_rows_say_what_they_are(tiny, whole, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(whole))
+    profile = load(str(tiny))
+    tables = study.collect(profile)
+    assert [row["arm"] for row in tables["runs"]] == ["fine-tune", "MSE 50 %", "random 50 %", "joint 20-way",
+                                                      "fine-tune", "MSE 50 %", "random 50 %"]
+    needed = {"profile", "setting", "data", "seed", "lineage", "arm", "method", "ranking", "fraction", "realised",
+              "acc1", "acc2"}
+    assert all(needed <= row.keys() for row in tables["runs"])
+    fine = tables["runs"][0]
+    last = [r for r in tables["accuracy"] if r["run"].startswith("fine-tune/1/") and r["epoch"] == 2]
+    assert {r["task"]: r["accuracy"] for r in last} == {"task1": fine["acc1"], "task2": fine["acc2"]}
+    path = [r for r in tables["trajectory"] if r["seed"] == 1 and r["control"] == "trajectory"]
+    assert path[0]["task1"] == fine["acc1_before"] and path[-1]["task1"] == fine["acc1"]
+    line = [r for r in tables["trajectory"] if r["seed"] == 1 and r["control"] == "interpolation"]
+    assert (line[0]["task1"], line[-1]["task1"]) == (fine["acc1_before"], fine["acc1"])
+
+
+def test_joint_training_is_read_over_all_classes_and_masked(tiny, whole, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(whole))
+    rows = [r for r in study.collect(load(str(tiny)))["accuracy"] if r["arm"] == "joint 20-way"]
+    assert {r["task"] for r in rows} == {"task1", "task2", "task1 masked", "task2 masked"}
+    assert max(r["epoch"] for r in rows) == 4  # twice the epochs of one task
+    value = {(r["task"], r["epoch"]): r["accuracy"] for r in rows}
+    # masking takes wrong answers away, never right ones
+    assert all(value[f"task{k} masked", e] >= value[f"task{k}", e] for k in (1, 2) for e in (1, 2, 3, 4))
+
+
+def test_a_key_knows_what_a_run_depends_on(tiny):
+    profile = load(str(tiny))
+    fine, mse, random, _ = study.arms(profile)
+    key = lambda arm, **change: study.run_key(arm, profile.model_copy(update=change), 1)  # noqa: E731
+    other_maps = profile.explain.model_copy(update={"steps": 4})
+    assert key(mse, explain=other_maps) != key(mse)
+    assert key(random, explain=other_maps) == key(random) and key(fine, explain=other_maps) == key(fine)
+    assert key(fine, recipe=profile.recipe.model_copy(update={"lr": 0.1})) != key(fine)
+    assert key(fine, name="other", about="else", setting="X", seeds="5") == key(fine)
+    assert study.run_key(fine._replace(name="renamed"), profile, 1) == key(fine)
+    assert study.run_key(fine, profile, 2) != key(fine)
+
+
+def test_rows_under_another_lineage_get_their_reference_arms_again(tiny, whole, tmp_path, monkeypatch):
+    """As after `restore` on another processor: old rows are there, the checkpoint is not and comes out different."""
+    import shutil
+
+    shutil.copytree(whole / "tiny/runs/run", tmp_path / "tiny/runs/run")
+    for path in list((tmp_path / "tiny/runs/run").glob("*.*")):
+        parts = path.name.split(".")
+        if parts[1] != "scratch":
+            path.rename(path.with_name(".".join([parts[0], "0123456789ab", *parts[2:]])))
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    profile = load(str(tiny), seeds="1")
+    assert study.jobs(profile, "run") == [] and study.jobs(profile, "maps") != []  # the overlap table is missing
+    new = ArmSpec(name="random again", method="freeze", options={"ranking": "random", "fraction": 0.5, "draw": 1})
+    more = profile.model_copy(update={"arms": (*profile.arms, new)})
+    assert [(j.what, j.again) for j in study.jobs(more, "run")] == [
+        ("random again", False), ("fine-tune", True), ("random 50 %", True)]
+
+
+def test_tasks_drawn_by_the_seed_differ_between_seeds_and_heads_can_be_two(tiny):
+    profile = load(str(tiny))
+    drawn = profile.model_copy(update={"data": profile.data.model_copy(update={
+        "classes": None, "draw": profile_draw()}), "network": profile.network.model_copy(update={"heads": "per_task"})})
+    one, two = study.tasks(drawn, 1), study.tasks(drawn, 2)
+    assert one[0].classes != two[0].classes and not set(one[0].classes) & set(one[1].classes)
+    assert study.outputs_of(drawn, one) == 10 and one[1].outputs == slice(5, 10)
+    model = study.fresh_network(drawn, 1, 10)
+    assert model.head.out_features == 10
+
+
+def profile_draw():
+    from lib.profile import Draw
+    return Draw(tasks=2, classes=5)
+
+
+def test_the_network_of_a_seed_is_the_same_everywhere(tiny):
+    profile = load(str(tiny))
+    a, b, c = (study.fresh_network(profile, s, 5).state_dict() for s in (1, 1, 2))
+    assert study.lineage_of(a) == study.lineage_of(b) != study.lineage_of(c)
+    a["head.bias"][0] = torch.nextafter(a["head.bias"][0], torch.tensor(9.0))
+    assert study.lineage_of(a) != study.lineage_of(b)  # one bit is enough
+
+
+@pytest.mark.parametrize("wrong", ["0/2", "3/2", "x", "1"])
+def test_a_wrong_shard_is_refused(wrong, capsys):
+    assert study.main(["--profile", "smoke", "--shard", wrong]) == 1
+    assert "expected I/N" in capsys.readouterr().err
