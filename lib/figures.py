@@ -153,7 +153,8 @@ def learning_curves(accuracy: pd.DataFrame, about: str, paper: bool = True) -> F
         mean = part.groupby("epoch")["accuracy"].mean()
         ax.plot(mean.index, mean, dash, color=tint, lw=2, label=f"{task}, mean of {part['seed'].nunique()} seeds")
         if paper:
-            ax.plot(mean.index.max() * 1.04, value, "<", color=tint, mec="k", clip_on=False, label=f"paper: {value:.3f}")
+            ax.plot(mean.index.max() * 1.04, value, "<", color=tint, mec="k", clip_on=False,
+                    label=f"paper: {value:.3f}")
     ax.set(xlabel="epoch of round 1", ylabel="test accuracy", title=about, ylim=(0, 1))
     _percent(ax)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
@@ -293,14 +294,15 @@ def from_tables(read) -> dict[str, Figure]:
 
     runs, summary, accuracy = table("runs"), table("summary"), table("accuracy")
     about = caption(runs) if len(runs) else ""
+    paper = len(runs) > 0 and runs["data"].iloc[0] == "cifar100"
     drawn = {}
     for name, source, draw in (
-            ("learning_curves", table("accuracy_task1"), lambda t: learning_curves(t, about, runs["data"].iloc[0] == "cifar100")),
+            ("learning_curves", table("accuracy_task1"), lambda t: learning_curves(t, about, paper)),
             ("per_class", table("per_class"), lambda t: per_class(t, about)),
             ("overlap", table("overlap"), lambda t: overlap_bars(t, 0.5, f"{about}; bars: mean, dots: seeds")),
             ("over_epochs", accuracy, lambda t: over_epochs(runs, t, SHOWN_OVER_EPOCHS)),
             ("retained", summary, lambda t: retained_bars(t, about)),
-            ("plane", runs, lambda t: plane(t, table("trajectory"), t["data"].iloc[0] == "cifar100"))):
+            ("plane", runs, lambda t: plane(t, table("trajectory"), paper))):
         if len(source):
             drawn[name] = draw(source)
     return drawn

@@ -9,7 +9,6 @@ current. No torch here.
 
 import ast
 import json
-import os
 import time
 from pathlib import Path
 
@@ -71,8 +70,7 @@ class Session:
 def begin(notebook: str, profile: str, seeds: str = "", data: str = "") -> Session:
     """Resolve the parameters of a notebook (empty: the profile's own) and start its session."""
     figures.use_style()
-    if os.environ.get("JPY_PARENT_PID"):  # in a kernel: figures as PNG only, small enough to publish
-        pd.set_option("display.max_rows", 100, "display.precision", 3)
+    pd.set_option("display.max_rows", 100, "display.precision", 3, "display.max_colwidth", None)
     return Session(notebook, load(profile, seeds or None, data or None))
 
 

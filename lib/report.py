@@ -47,10 +47,29 @@ def paper_tables(runs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
             if part.empty:
                 continue
             acc1, acc2 = PAPER.get(arm, ("", ""))
-            rows.append({"table": table, "arm": arm, "paper acc1": acc1, "paper acc2": acc2,
+            rows.append({"table": table, "arm": arm, "paper acc1": str(acc1), "paper acc2": str(acc2),
                          "paper in words": PAPER_WORDS.get((table, arm), ""), "acc1 [95 %]": spread(ours[0]),
                          "acc2 [95 %]": spread(ours[1]), "n": part["seed"].nunique()})
     return pd.DataFrame(rows)
+
+
+def _bounds(row, name: str, low: str, high: str) -> str:
+    text = f"{row[name]:.3f}"
+    return "" if pd.isna(row[name]) else text if pd.isna(row[low]) else f"{text} [{row[low]:.3f}, {row[high]:.3f}]"
+
+
+def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
+    """`statistics.summary` with each mean and its interval in one cell."""
+    names = ("acc1", "acc2", "average", "retained", "gained")
+    return pd.DataFrame([{"arm": row["arm"], "n": row["n"], **{
+        name: _bounds(row, name, f"{name}_low", f"{name}_high") for name in names}} for _, row in summary.iterrows()])
+
+
+def readable_claims(claims: pd.DataFrame) -> pd.DataFrame:
+    """`statistics.claims` with each estimate and its interval in one cell."""
+    return pd.DataFrame([{"claim": row["claim"], "text": row["text"], "estimate": _bounds(row, "estimate", "low", "high"),
+                          "n": row["n"], "p": "" if pd.isna(row["p"]) else f"{row['p']:.3f}",
+                          "verdict": row["verdict"]} for _, row in claims.iterrows()])
 
 
 def answer(claims: pd.DataFrame, runs: pd.DataFrame) -> str:

@@ -14,7 +14,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from lib.notebook import NOTEBOOKS, is_current, manifest_path
 from lib.profile import ROOT, Profile, load
@@ -37,7 +36,7 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
                          f"{', '.join(NOTEBOOKS)}")
     stale = [n for n in wanted if not is_current(n, profile)]
     if not stale:
-        print(f"profile {profile.name}: all {len(wanted)} notebooks are current; results in {results_dir(profile.name)}")
+        print(f"profile {profile.name}: all {len(wanted)} notebooks are current; results: {results_dir(profile.name)}")
         return
     from lib import study
 
@@ -58,19 +57,19 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
     """One notebook through papermill, its output streamed; success is its manifest, not papermill's word."""
     import papermill
     from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
 
     folder = results_dir(profile.name) / notebook
     folder.mkdir(parents=True, exist_ok=True)
     manifest_path(results_dir(profile.name), notebook).unlink(missing_ok=True)
     print(f"{notebook}: running", flush=True)
-    # what this process saw through -m and PYTHONPATH, the kernel finds by its bootstrap cell
     parameters = {"profile": arguments.profile, "seeds": arguments.seeds or "", "data": arguments.data or ""}
     for attempt in (1, 2, 3):
         try:
             papermill.execute_notebook(
                 str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(folder / "notebook.ipynb"), parameters,
                 kernel_name="python3", cwd=str(ROOT), progress_bar=False, log_output=False, stdout_file=sys.stdout,
-                stderr_file=sys.stderr, coalesce_streams=True, config=LOCAL_SOCKETS)
+                stderr_file=sys.stderr, coalesce_streams=True, config=Config(LOCAL_SOCKETS))
             break
         except papermill.PapermillExecutionError as error:
             raise RuntimeError(f"{notebook}, cell {error.exec_count}: {error.ename}: {_one_line(error.evalue)}") \
@@ -78,7 +77,7 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
         except DeadKernelError:
             raise RuntimeError(f"{notebook}: its kernel was killed (out of memory?); what was finished is kept, the "
                                "same command goes on from there") from None
-        except RuntimeError as error:  # kernels that start at the same moment can pick the same port
+        except RuntimeError as error:  # on a busy machine a kernel can be too slow to answer at first
             if "Kernel" not in str(error) or attempt == 3:
                 raise
             time.sleep(attempt)

@@ -264,10 +264,9 @@ def filters(profile: Profile, seed: int, layer: str) -> dict[str, np.ndarray]:
     def make():
         task, e = tasks(profile, seed)[0], profile.explain
         with one_thread():
-            model, size, start = network_after_task1(profile, seed), profile.network.image_size, time.perf_counter()
+            model, size = network_after_task1(profile, seed), profile.network.image_size
             found = visualization.maximize_activation(model, layer, None, e.steps, seed, e.lr, size, task)
             noise = visualization.noise_image(seed, layer, range(len(found)), size, task).to(found)
-        _say(f"seed {seed}  {layer}: {len(found)} filters visualised in {time.perf_counter() - start:.1f} s")
         return {"pixels": visualization.to_pixels(found, task).cpu().numpy(),
                 "change": (visualization.change_maps(found, noise) * 255).round().byte().cpu().numpy()}
 
@@ -576,7 +575,10 @@ def collect(profile: Profile) -> dict[str, list[dict]]:
     for seed, _, lineage, arm, path, meta in sorted(found, key=lambda f: f[:3]):
         product = shelf.read(path)
         run_id = f"{arm}/{seed}/{lineage}"
-        tables["runs"].append({"profile": profile.name, "setting": profile.setting, "arm": arm, **product["row"]})
+        options = meta["key"]["options"]
+        how = {k: options.get(k, usual) for k, usual in (("rule", "turns"), ("scope", "weights"))}
+        tables["runs"].append({"profile": profile.name, "setting": profile.setting, "arm": arm, **product["row"],
+                               **(how if product["row"]["method"] == "freeze" else {})})
         for name, rows in product.items():
             if name != "row":
                 tables.setdefault(name, []).extend(

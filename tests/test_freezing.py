@@ -142,7 +142,7 @@ def test_a_wrong_mask_is_refused(bad):
 
 def test_classes_take_turns_on_a_hand_built_case():
     scores = {"a": torch.tensor([[9.0, 8, 1, 0], [9, 1, 8, 0]]), "b": torch.tensor([[9.0, 8, 1, 0], [9, 1, 8, 0]])}
-    # layer a: class 0 takes filter 0, class 1 its next best, 2. layer b begins with class 1: it takes 0, class 0 takes 1
+    # layer a: class 0 takes filter 0, class 1 its next best, 2; layer b begins with class 1: it takes 0, class 0 1
     assert allocate(scores, 0.5)["a"].tolist() == [True, False, True, False]
     assert allocate(scores, 0.5)["b"].tolist() == [True, True, False, False]
     assert union(scores, 0.5)["a"].tolist() == [True, True, True, False]  # 75 % realised for a nominal 50 %

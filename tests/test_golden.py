@@ -62,7 +62,7 @@ def test_numbers_change_only_with_their_version(kind, numbers):
     version, number = GOLDEN[kind]
     assert SCIENCE[kind] == version, f"SCIENCE[{kind!r}] was raised: pin {numbers[kind]!r} with it here"
     assert numbers[kind] == pytest.approx(number, rel=1e-9), (
-        f"the numbers of {kind!r} changed ({numbers[kind]!r}): if that is meant, raise SCIENCE[{kind!r}] in lib/keys.py")
+        f"the numbers of {kind!r} changed ({numbers[kind]!r}): if meant, raise SCIENCE[{kind!r}] in lib/keys.py")
 
 
 def test_every_kind_is_pinned():

@@ -20,7 +20,7 @@ def network(batch_norm, dtype=torch.float64):
 
 
 def without_hooks(model, layer, filter_, steps, x):
-    """pytorch-cnn-visualizations' `visualise_layer_without_hooks`: walk through the layers, stop at the selected one."""
+    """pytorch-cnn-visualizations' `visualise_layer_without_hooks`: walk through the layers, stop at the chosen one."""
     x = x.clone().requires_grad_()
     adam = torch.optim.Adam([x], lr=0.1, weight_decay=1e-6)
     for _ in range(steps):
