@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lib.kernels import crop_flip_normalise
+
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -254,20 +256,16 @@ def normalise(x: Tensor, task: Task | Images, dtype: torch.dtype = torch.float32
 
 def augment(x: Tensor, task: Task | Images, generator: torch.Generator, padding: int = 4, flip: bool = True,
             dtype: torch.dtype = torch.float32) -> Tensor:
-    """Random crop (zero padding), random horizontal flip, then `normalise`: one gather for the whole batch.
+    """Random crop (zero padding), random horizontal flip, then `normalise`: one pass over the whole batch.
 
     x is uint8 (B, 3, H, W); the offsets come from `generator` (on the CPU, so that a seed means the same on
     every device). The padded border is black, as with torchvision's RandomCrop before Normalize.
     """
-    b, _, h, w = x.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, b, 1), generator=generator).to(x.device)  # (B, 1) each
-    mirror = (torch.rand(b, 1, generator=generator) < 0.5).to(x.device) & flip
-    rows = top + torch.arange(h, device=x.device)  # (B, H)
-    cols = torch.arange(w, device=x.device).expand(b, w)
-    cols = left + torch.where(mirror, w - 1 - cols, cols)
-    padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)  # (B, H + 2p, W + 2p, 3)
-    pick = torch.arange(b, device=x.device).view(b, 1, 1)
-    return normalise(padded[pick, rows.view(b, h, 1), cols.view(b, 1, w)].permute(0, 3, 1, 2), task, dtype)
+    b = len(x)
+    top, left = torch.randint(0, 2 * padding + 1, (2, b, 1), generator=generator)  # (B, 1) each
+    mirror = (torch.rand(b, 1, generator=generator) < 0.5) & flip
+    top, left, mirror, mean, std = (t.to(x.device) for t in (top, left, mirror, task.mean, task.std))
+    return crop_flip_normalise(x, torch.arange(b, device=x.device), top, left, mirror, mean, std, padding, dtype)
 
 
 def duplicates(x: Tensor, x_test: Tensor) -> list[tuple[int, int]]:

@@ -185,6 +185,9 @@ class _Rows:
         return [p for g in optimiser.param_groups for p in g["params"] if p in self.keep and p.grad is not None]
 
     def narrow(self, optimiser, args, kwargs):
+        if any(a is not None for a in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimiser itself
+            raise ValueError("optimiser.step(closure) inside frozen(): a closure makes its gradients after the frozen "
+                             "rows were put out of reach; call loss.backward() first, then step() without one")
         self.seen.add(optimiser)
         for p in self._mine(optimiser):
             rows, data, grad = self.keep[p], p.data, p.grad
@@ -214,7 +217,8 @@ class _Rows:
         for optimiser in self.seen:
             for p, rows in self.keep.items():
                 for name, state in optimiser.state.get(p, {}).items():
-                    if isinstance(state, Tensor) and state.ndim and state.shape[1:] == p.shape[1:]:
+                    narrowed = isinstance(state, Tensor) and state.ndim == p.ndim and len(state) == len(rows)
+                    if narrowed and state.shape[1:] == p.shape[1:]:
                         optimiser.state[p][name] = _put(torch.zeros_like(p), rows, state)
 
 
@@ -227,7 +231,7 @@ def frozen(model: nn.Module, masks: Masks, scope: str = "weights"):
     stays what it was. Frozen rows cost no weight gradient and no optimiser state; layers frozen whole are not
     back-propagated through below the first trainable one. `conv_layers(model)` reads full weights inside.
     Writing to a parameter by hand (not through an optimiser's step) is not guarded against.
-    Raises ValueError for an unknown layer or scope, or a mask of the wrong length.
+    Raises ValueError for an unknown layer or scope, a mask of the wrong length, or a step with a closure.
     """
     if scope not in ("weights", "filter"):
         raise ValueError(f"scope {scope!r}: expected weights (weight and bias) or filter (batch norm too)")

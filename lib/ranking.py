@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lib.data import Task
+from lib.kernels import ssim_pairs
 from lib.keys import seed_of
 from lib.network import conv_layers
 from lib.saliency import scale
 
 Scores = dict[str, Tensor]
-SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # Wang et al. 2004
 
 
 @dataclass
@@ -62,35 +62,7 @@ def _pearson(a: Tensor, b: Tensor) -> Tensor:
     return _cosine(*(x - x.mean((1, 2), keepdim=True) for x in (a.double(), b.double())))
 
 
-def _gaussian_windows(size: int) -> Tensor:
-    """(P, H * W): row p holds the weights of the Gaussian window at the p-th of the (H - 10)^2 whole places."""
-    offset = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
-    g = torch.exp(-(offset**2) / (2 * SSIM_SIGMA**2))
-    g = g / g.sum()
-    places = size - SSIM_WINDOW + 1
-    line = torch.stack([torch.cat([g.new_zeros(p), g, g.new_zeros(places - 1 - p)]) for p in range(places)])
-    return torch.kron(line, line)
-
-
-def _ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Mean SSIM of all pairs. With W the windows, the mixed moment of maps a and b at place p is
-    sum_q W[p, q] a[q] b[q] = b @ (W * a).T: one matrix product for each a, no pair is ever stored as images."""
-    if a.shape[-1] < SSIM_WINDOW:
-        raise ValueError(f"SSIM needs maps of at least {SSIM_WINDOW} pixels, got {a.shape[-1]}")
-    w = _gaussian_windows(a.shape[-1]).to(a.device)  # (P, H W)
-    a, b = _flat(a), _flat(b)  # (C, H W), (F, H W)
-    mean_a, mean_b = a @ w.T, b @ w.T
-    var_a, var_b = (a**2) @ w.T - mean_a**2, (b**2) @ w.T - mean_b**2
-    c1, c2 = 0.01**2, 0.03**2
-    rows = []
-    for one, m, v in zip(a, mean_a, var_a):
-        cov = b @ (w * one).T - mean_b * m  # (F, P)
-        ssim = ((2 * mean_b * m + c1) * (2 * cov + c2)) / ((mean_b**2 + m**2 + c1) * (var_b + v + c2))
-        rows.append(ssim.mean(1))
-    return torch.stack(rows)
-
-
-METRICS = {"mse": _negative_mse, "pearson": _pearson, "ssim": _ssim, "cosine": _cosine}
+METRICS = {"mse": _negative_mse, "pearson": _pearson, "ssim": ssim_pairs, "cosine": _cosine}
 
 
 def similarity(maps: Tensor, visualizations: Tensor, metric: str = "mse") -> Tensor:

@@ -98,7 +98,8 @@ def _tasks(profile: Profile, seed: int, device: str) -> tuple[tuple[Task, ...], 
     classes = profile.data.classes or data_room.draw_classes(len(pictures.names), draw.tasks, draw.classes, seed)
     split = data_room.split_tasks(pictures, classes, profile.network.heads)
     on_device = tuple(t._replace(x=t.x.to(device), y=t.y.to(device), x_test=t.x_test.to(device),
-                                 y_test=t.y_test.to(device)) for t in split)
+                                 y_test=t.y_test.to(device), mean=t.mean.to(device), std=t.std.to(device))
+                      for t in split)
     return on_device, data_room.checksum(split)
 
 
@@ -151,14 +152,18 @@ def _epochs(label: str) -> Callable:
 
 
 @contextmanager
-def one_thread():
-    """One thread inside: the thread count changes the last bits, so every product is made with one."""
-    before = torch.get_num_threads()
+def reproducibly():
+    """One thread inside (the thread count changes the last bits), and on a GPU deterministic convolutions in whole
+    float32 (cuDNN would round to TensorFloat-32: too coarse for activation maximisation)."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
     torch.set_num_threads(1)
+    cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = False, True, False
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before[1:]
 
 
 # --- products -----------------------------------------------------------------------------------------------------
@@ -203,7 +208,7 @@ def task1(profile: Profile, seed: int) -> dict:
     """The task-1 checkpoint, made once: {"model": state, "path": SI's path integral, "lineage", "accuracy", "loss",
     "before": accuracies by task, "confusion": {task: (K, K)}}."""
     def make() -> dict:
-        with one_thread():
+        with reproducibly():
             split = tasks(profile, seed)
             model, path = fresh_network(profile, seed, outputs_of(profile, split)), RecordPath()
             path.before(model, split[0])
@@ -243,7 +248,7 @@ def maps_key(profile: Profile, seed: int) -> dict:
 def maps(profile: Profile, seed: int) -> dict[str, np.ndarray]:
     """Class maps, made once: {"maps": float32 (C, H, W) in [0, 1], "used": (C,), "correct": (C,)}."""
     def make():
-        with one_thread():
+        with reproducibly():
             found = saliency.class_maps(network_after_task1(profile, seed), tasks(profile, seed)[0],
                                         profile.explain.map_images)
         _say(f"seed {seed}  class maps from {min(found.used)} to {max(found.used)} images each")
@@ -263,7 +268,7 @@ def filters(profile: Profile, seed: int, layer: str) -> dict[str, np.ndarray]:
     "change": uint8 (F, H, W), the alternative heat map (mean |image - noise|, scaled) times 255}. Float32."""
     def make():
         task, e = tasks(profile, seed)[0], profile.explain
-        with one_thread():
+        with reproducibly():
             model, size = network_after_task1(profile, seed), profile.network.image_size
             found = visualization.maximize_activation(model, layer, None, e.steps, seed, e.lr, size, task)
             noise = visualization.noise_image(seed, layer, range(len(found)), size, task).to(found)
@@ -299,7 +304,7 @@ def overlap(profile: Profile, seed: int) -> dict:
     """How far the choice of filters depends on the map, the class and the metric, made once: {"overlap": rows
     {fraction, ranking, other, iou}, "class_maps": their Pearson correlations (C, C), "images": used for each}."""
     def make() -> dict:
-        with one_thread():
+        with reproducibly():
             look = evidence(profile, seed)
             found = examination.overlaps(look, FRACTIONS)
         _say(f"seed {seed}  overlap of rankings")
@@ -349,7 +354,7 @@ def _row(profile: Profile, arm: Arm, seed: int, lineage: str, model: VGG, split:
 
 def _sequence(arm: Arm, seed: int, profile: Profile, lineage: str) -> dict:
     """Round 2 and later rounds from the task-1 checkpoint, by the arm's method."""
-    with one_thread():
+    with reproducibly():
         split, model = tasks(profile, seed), network_after_task1(profile, seed)
         look = evidence(profile, seed, network_after_task1(profile, seed))
         context = Context(split, seed, profile.recipe, lambda name, **o: RANKINGS[name](look, **o),
@@ -373,7 +378,7 @@ def _from_scratch(arm: Arm, seed: int, profile: Profile) -> dict:
     joint20: all classes at once, one output each, T times the epochs; every epoch is scored over all outputs (as in
     the paper) and masked to each task's own. joint10: the same with the shared head. last: the last task alone.
     """
-    with one_thread():
+    with reproducibly():
         split, recipe = tasks(profile, seed), profile.recipe
         if arm.curriculum == "last":
             task, watch = split[-1], split

@@ -121,6 +121,19 @@ def test_no_state_and_no_gradient_for_frozen_rows():
         assert not weight.grad[masks["conv3_1"]].any()
 
 
+def test_an_optimiser_with_momentum_may_step_without_gradients_and_a_closure_is_refused():
+    model = network()
+    optimiser = OPTIMISERS["sgd"](model.parameters())
+    train(model, optimiser, 1)
+    state = {p: s["momentum_buffer"].clone() for p, s in optimiser.state.items()}
+    with frozen(model, half_masks(model)):
+        optimiser.zero_grad()
+        optimiser.step()  # nothing has a gradient: nothing is narrowed, nothing may be widened
+        with pytest.raises(ValueError, match="closure"):
+            optimiser.step(lambda: torch.zeros(()))
+    assert all(torch.equal(optimiser.state[p]["momentum_buffer"], s) for p, s in state.items())
+
+
 def test_everything_is_undone_even_after_an_error():
     model = network()
     forwards = {k: m.forward for k, m in model.named_modules()}

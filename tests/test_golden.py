@@ -35,7 +35,7 @@ def task(name, seed):
 
 @pytest.fixture(scope="module")
 def numbers():
-    one_thread = torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     model = vgg16(3, 0.0625, True, generator=torch.Generator().manual_seed(1)).double()
     found = {"task1": sum(fit(model, task("task1", 1), RECIPE, seed=1).loss)}
@@ -53,7 +53,7 @@ def numbers():
     scores = {k: torch.rand(3, c.out_channels, generator=draw) for k, c in conv_layers(model).items()}
     with frozen(model, allocate(scores, 0.5), "filter"):
         found["run"] = sum(fit(model, task("task2", 2), RECIPE, seed=1).loss)
-    torch.set_num_threads(one_thread)
+    torch.set_num_threads(threads)
     return found
 
 
