@@ -10,6 +10,7 @@ Sources: `cifar100` (torchvision; downloads with its checksum, or reads `root`),
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -80,6 +81,8 @@ def load(source: str, root: str | Path = "data", image_size: int | None = None) 
                                 "an existing .npz file, or an existing folder of class folders")
     x, y, x_test, y_test, names = raw
     x, x_test = (resize(_nchw(a, source), image_size) for a in (x, x_test))
+    if not len(x) or not len(x_test):
+        raise ValueError(f"{source}: {len(x)} training and {len(x_test)} test images, expected some of each")
     mean, std = channel_statistics(x)
     return Images(x, torch.as_tensor(y).long(), x_test, torch.as_tensor(y_test).long(), tuple(names), source, mean, std)
 
@@ -119,8 +122,11 @@ def _npz(path: Path):
                                  f"expected {', '.join(NPZ_KEYS)}")
             arrays = [file[k] for k in NPZ_KEYS]
             names = [str(n) for n in file["fine_label_names"]] if "fine_label_names" in file else None
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"{path}: damaged or not an .npz file ({error}); make or fetch it again") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: damaged or not an .npz file of plain arrays ({error}); make or fetch it again") \
+            from None
     for key, array in zip(NPZ_KEYS, arrays):
         if key.startswith("y"):
             if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -139,7 +145,8 @@ def _npz(path: Path):
 def _folder(root: Path, size: int):
     """`root/train/<class>/*` and `root/test/<class>/*`, or `root/<class>/*` with every fifth image for testing."""
     split = (root / "train").is_dir() and (root / "test").is_dir()
-    names = sorted(p.name for p in (root / "train" if split else root).iterdir() if p.is_dir())
+    inside = root / "train" if split else root
+    names = sorted(p.name for p in inside.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
         raise ValueError(f"{root}: no class folders; expected {root}/<class>/<image> or {root}/train and {root}/test")
     parts: dict[str, list] = {"train": [], "test": []}

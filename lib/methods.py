@@ -44,7 +44,11 @@ class FineTune(Method):
     """
 
     trace: bool = False
-    rows: list[dict] = field(default_factory=list, repr=False)
+    rows: list[dict] = field(default_factory=list, repr=False, init=False)
+
+    def __post_init__(self):
+        if not isinstance(self.trace, bool):
+            raise ValueError(f"trace {self.trace!r}: expected true or false")
 
     def before(self, model, task, context):
         if self.trace:
@@ -98,11 +102,14 @@ class Freeze(Method):
     draw: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.fraction, (int, float)) or not 0 <= self.fraction <= 1:
+        number = isinstance(self.fraction, (int, float)) and not isinstance(self.fraction, bool)
+        if not number or not 0 <= self.fraction <= 1:
             raise ValueError(f"fraction {self.fraction!r}: expected a number from 0 to 1 (filters frozen / filters)")
         if self.rule not in freezing.RULES or self.scope not in ("weights", "filter"):
             raise ValueError(f"rule {self.rule!r}, scope {self.scope!r}: expected a rule of "
                              f"{', '.join(freezing.RULES)} and scope weights or filter")
+        if self.draw is not None and self.ranking != "random":
+            raise ValueError(f"draw {self.draw!r} with ranking {self.ranking!r}: only the random ranking has draws")
 
     def before(self, model, task, context):
         options = {} if self.draw is None else {"draw": self.draw}

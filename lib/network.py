@@ -38,6 +38,8 @@ def vgg16(n_classes: int, width: float = 1.0, batch_norm: bool = False, image_si
     """
     from torchvision.models.vgg import cfgs
 
+    if image_size < 32:
+        raise ValueError(f"image_size {image_size}: VGG halves the image five times, expected at least 32")
     if depth not in PLANS or init not in INITS or classifier not in ("linear", "torchvision"):
         raise ValueError(f"vgg: depth {depth}, init {init!r}, classifier {classifier!r}: expected depth in "
                          f"{sorted(PLANS)}, init in {INITS}, classifier linear or torchvision")

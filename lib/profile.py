@@ -40,8 +40,9 @@ class Data(Checked):
     def _one_way(self):
         if (self.classes is None) == (self.draw is None):
             raise ValueError("give either `classes` (a list of classes for each task) or `draw`, not both, not neither")
-        if self.classes is not None and (len(self.classes) < 2 or len({len(c) for c in self.classes}) != 1):
-            raise ValueError("`classes` needs two or more tasks of equal size")
+        sizes = {len(task) for task in self.classes or ((0, 1),)}
+        if len(sizes) != 1 or min(sizes) < 2 or (self.classes is not None and len(self.classes) < 2):
+            raise ValueError("`classes` needs two or more tasks of equal size, of two or more classes each")
         return self
 
 
@@ -67,7 +68,7 @@ class Recipe(Checked):
     weight_decay: float = Field(0.0, ge=0)
     crop_padding: int = Field(4, ge=0)
     flip: bool = True
-    precision: Literal["auto", "bf16", "float32", "float64"] = "auto"
+    precision: Literal["auto", "bf16", "float32"] = "auto"
 
 
 class Explain(Checked):
@@ -86,7 +87,18 @@ class ArmSpec(Checked):
     method: str = "finetune"
     options: dict[str, Any] = {}
     curriculum: Literal["sequence", "joint20", "joint10", "last"] = "sequence"
-    seeds: int | None = Field(None, ge=1)  # only the first so many seeds (the upper target on a CPU)
+    seeds: str | None = None  # these seeds only, such as "1-3" (the upper target on a CPU)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, text):
+        return None if text is None else (parse_seeds(text), str(text))[1]
+
+    @model_validator(mode="after")
+    def _no_method_from_scratch(self):
+        if self.curriculum != "sequence" and (self.method != "finetune" or self.options):
+            raise ValueError(f"curriculum {self.curriculum} trains plainly: expected no method and no options with it")
+        return self
 
 
 class Calibration(Checked):
@@ -131,14 +143,19 @@ def parse_seeds(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise ValueError(f"seeds {text!r}: expected numbers and ranges such as 1-5 or 1,2,7")
-        seeds += range(int(first), int(last if dash else first) + 1)
+        some = range(int(first), int(last if dash else first) + 1)
+        if not some:
+            raise ValueError(f"seeds {text!r}: expected ranges that rise, not {part.strip()}")
+        seeds += some
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds {text!r}: expected at least one seed, and none twice")
     return seeds
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
     """The YAML mapping of one profile file with what it `extends` merged below it, section by section."""
+    if path in above:
+        raise ValueError(f"{path}: extends itself ({' -> '.join(p.name for p in (*above, path))})")
     try:
         given = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -147,7 +164,7 @@ def _read(path: Path) -> dict:
         raise ValueError(f"{path}: expected a mapping of sections, got {type(given).__name__}")
     if "extends" not in given:
         return given
-    base = _read(_path(given.pop("extends")))
+    base = _read(_path(given.pop("extends")), (*above, path))
     for key, value in given.items():
         merge = isinstance(value, dict) and isinstance(base.get(key), dict)
         base[key] = {**base[key], **value} if merge else value
@@ -174,7 +191,8 @@ def load(name: str, seeds: str | None = None, data: str | None = None) -> Profil
     if seeds:
         given["seeds"] = str(seeds)
     if data:
-        given["data"] = {**given.get("data", {}), "source": data}
+        section = given.get("data", {})
+        given["data"] = {**section, "source": data} if isinstance(section, dict) else section
     try:
         profile = Profile(**given)
         profile.seed_list, parse_seeds(profile.calibration.seeds)

@@ -67,8 +67,8 @@ def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
 
 def readable_claims(claims: pd.DataFrame) -> pd.DataFrame:
     """`statistics.claims` with each estimate and its interval in one cell."""
-    return pd.DataFrame([{"claim": row["claim"], "text": row["text"], "estimate": _bounds(row, "estimate", "low", "high"),
-                          "n": row["n"], "p": "" if pd.isna(row["p"]) else f"{row['p']:.3f}",
+    return pd.DataFrame([{"claim": row["claim"], "text": row["text"],
+                          "estimate": _bounds(row, "estimate", "low", "high"), "n": row["n"], "p": "" if pd.isna(row["p"]) else f"{row['p']:.3f}",
                           "verdict": row["verdict"]} for _, row in claims.iterrows()])
 
 

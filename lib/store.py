@@ -135,8 +135,7 @@ class Store:
 
     def read(self, path: Path, filetype: FileType = JSON) -> Any:
         """The product in `path` after comparing its checksum; ValueError says which file is damaged."""
-        expected = json.loads(_meta(path).read_text())["sha256"]
-        if file_hash(path) != expected:
+        if file_hash(path) != _read_meta(_meta(path))["sha256"]:
             raise ValueError(f"{path} is damaged (its checksum is not the one recorded when it was made): delete it, "
                              "and the next run makes it again")
         return filetype.load(path)
@@ -144,7 +143,7 @@ class Store:
     def metas(self, kind: str) -> Iterator[tuple[Path, dict]]:
         """(path of the product, its meta data) for every finished product of a kind, in order of name."""
         for meta in sorted((self.root / kind).glob("*.meta.json")):
-            content = json.loads(meta.read_text())
+            content = _read_meta(meta)
             stem = meta.name.removesuffix(".meta.json")
             if files := [p for p in meta.parent.glob(f"{stem}.*") if p.name[len(stem):] in (".json", ".pt", ".npz")]:
                 yield files[0], content
@@ -154,17 +153,21 @@ def _meta(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(path.suffix) + ".meta.json")
 
 
+def _read_meta(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f"{path} is damaged (not JSON): delete it, and the next run makes its product again") from None
+
+
 @contextmanager
 def _locked(path: Path):
-    """Hold `<path>.lock`; the system releases it when the process ends, however it ends."""
+    """Hold `.<name>.lock`; the system releases it when the process ends, however it ends. The empty file stays: were
+    it removed, one process could wait on the old file while another locks a new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    with open(lock, "w") as file:
+    with open(path.with_name(f".{path.name}.lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+        yield
 
 
 def rows(profile: str, table: str = "runs") -> pd.DataFrame:

@@ -52,7 +52,7 @@ class Arm(NamedTuple):
     method: str = "finetune"
     options: Mapping[str, Any] = MappingProxyType({})
     curriculum: str = "sequence"  # or joint20, joint10, last
-    seeds: int | None = None
+    seeds: str | None = None
 
 
 def arms(profile: Profile) -> list[Arm]:
@@ -65,8 +65,8 @@ def check(profile: Profile) -> None:
     for arm in arms(profile):
         if arm.method not in METHODS:
             raise ValueError(f"arm {arm.name!r}: no method {arm.method!r}; expected one of {', '.join(METHODS)}")
-        ranking = arm.options.get("ranking")
-        if ranking is not None and ranking not in RANKINGS:
+        ranking = arm.options.get("ranking", "random")
+        if not isinstance(ranking, str) or ranking not in RANKINGS:
             raise ValueError(f"arm {arm.name!r}: no ranking {ranking!r}; expected one of {', '.join(RANKINGS)}")
         try:
             METHODS[arm.method](**arm.options)
@@ -173,7 +173,12 @@ def store(profile: Profile) -> Store:
     return Store(results_dir(profile.name) / "runs")
 
 
-CHECKPOINT = FileType(".pt", torch.save, lambda path: torch.load(path, weights_only=True, map_location="cpu"))
+def _save_checkpoint(product: dict, path: Path) -> None:
+    with open(path, "wb") as file:  # given a path, torch.save would write its name into the file
+        torch.save(product, file)
+
+
+CHECKPOINT = FileType(".pt", _save_checkpoint, lambda path: torch.load(path, weights_only=True, map_location="cpu"))
 
 
 def _save_npz(arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -415,9 +420,9 @@ class Job(NamedTuple):
 
 
 def missing_arms(profile: Profile, seed: int) -> list[Arm]:
-    """Arms of a seed with no row under any lineage (joint arms may be asked for on the first few seeds only)."""
-    shelf, rank = store(profile), profile.seed_list.index(seed) if seed in profile.seed_list else 0
-    return [arm for arm in arms(profile) if (arm.seeds is None or rank < arm.seeds)
+    """Arms of a seed with no row under any lineage (some arms are asked for on a few seeds only)."""
+    shelf = store(profile)
+    return [arm for arm in arms(profile) if (arm.seeds is None or seed in parse_seeds(arm.seeds))
             and not shelf.branches("run", run_key(arm, profile, seed))]
 
 

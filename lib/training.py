@@ -99,7 +99,7 @@ def fit(model: nn.Module, task: Task, recipe: Recipe, method: Method | None = No
                                     momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         for epoch in range(1, recipe.epochs + 1):
             model.train()
-            total = torch.zeros((), device=device)
+            total = torch.zeros((), device=device, dtype=dtype)
             shuffled = torch.randperm(len(task.x), generator=order).to(device)
             for picks in shuffled[: steps * recipe.batch_size].split(recipe.batch_size):
                 x, y = method.batch(task.x[picks], task.y[picks])

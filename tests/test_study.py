@@ -24,7 +24,7 @@ arms:
   - {name: fine-tune, options: {trace: true}}
   - {name: MSE 50 %, method: freeze, options: {ranking: mse, fraction: 0.5}}
   - {name: random 50 %, method: freeze, options: {ranking: random, fraction: 0.5}}
-  - {name: joint 20-way, curriculum: joint20, seeds: 1}
+  - {name: joint 20-way, curriculum: joint20, seeds: "1"}
 """
 
 
@@ -83,9 +83,7 @@ def test_killed_and_resumed_is_the_same_and_nothing_finished_is_redone(tiny, who
 def test_shards_make_the_same_rows(tiny, whole, tmp_path):
     shard(tiny, tmp_path, "--seeds", "1-2", "--shard", "2/2")
     part = products(tmp_path, ("run",))
-    assert len(part) == 4 and part.items() >= {k: v for k, v in products(whole, ("run",)).items() if k in part}.items()
-    # seed 2 is the first seed of this shard, so its joint arm is made here too; the other three are the same bytes
-    assert len(part.keys() & products(whole, ("run",)).keys()) == 3
+    assert len(part) == 3 and part.items() <= products(whole, ("run",)).items()  # seed 2 has no joint arm
 
 
 def test_rows_say_what_they_are(tiny, whole, monkeypatch):

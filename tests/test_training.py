@@ -97,7 +97,6 @@ def test_fit_and_the_recorded_path_equal_the_textbook_loop_in_float64(tiny_image
         torch.testing.assert_close(v, omega[k], rtol=1e-9, atol=1e-13)
 
 
-@pytest.mark.xfail(strict=True, reason="fit adds the losses of an epoch up in float32 whatever the model's precision")
 def test_a_float64_loss_is_not_rounded_to_float32(tiny_tasks):
     model, recipe = network(dtype=torch.float64), RECIPE.model_copy(update={"epochs": 1})
     slow = copy.deepcopy(model)
