@@ -67,9 +67,10 @@ def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
 
 def readable_claims(claims: pd.DataFrame) -> pd.DataFrame:
     """`statistics.claims` with each estimate and its interval in one cell."""
-    return pd.DataFrame([{"claim": row["claim"], "text": row["text"],
-                          "estimate": _bounds(row, "estimate", "low", "high"), "n": row["n"], "p": "" if pd.isna(row["p"]) else f"{row['p']:.3f}",
-                          "verdict": row["verdict"]} for _, row in claims.iterrows()])
+    shown = claims[["claim", "text", "n", "verdict"]].copy()
+    shown.insert(2, "estimate", [_bounds(row, "estimate", "low", "high") for _, row in claims.iterrows()])
+    shown.insert(4, "p", ["" if pd.isna(p) else f"{p:.3f}" for p in claims["p"]])
+    return shown
 
 
 def answer(claims: pd.DataFrame, runs: pd.DataFrame) -> str:

@@ -38,10 +38,10 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
     if not stale:
         print(f"profile {profile.name}: all {len(wanted)} notebooks are current; results: {results_dir(profile.name)}")
         return
-    from lib import study
+    from lib import products, study
 
     study.check(profile)
-    study.tasks(profile, profile.seed_list[0])  # data that are missing or damaged are told of before a notebook starts
+    products.tasks(profile, profile.seed_list[0])  # missing or damaged data are told of before a notebook starts
     start = time.time()
     for notebook in wanted:
         if is_current(notebook, profile):  # asked again: an earlier notebook's outputs may have changed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lib import study
+from lib import products, study
 from lib.methods import METHODS
 from lib.network import conv_layers
 from lib.profile import ArmSpec, load
@@ -63,7 +63,7 @@ def test_a_new_ranking_and_a_new_method_are_arms_like_any_other(extended):
     moved = {arm: abs(row["acc1"] - row["acc1_before"]) for arm, row in rows.items()}
     assert moved["L2"] < moved["fine-tune"]
     masks = {row["layer"]: row for row in tables["masks"] if row["arm"] == "norm 50 %"}
-    largest = by_weight_norm(study.evidence(extended, 1))["conv4_1"][0].argmax()
+    largest = by_weight_norm(products.evidence(extended, 1))["conv4_1"][0].argmax()
     from lib.methods import unpack
     assert unpack(masks["conv4_1"]["mask"], masks["conv4_1"]["filters"])[largest]
 

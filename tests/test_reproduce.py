@@ -211,10 +211,10 @@ def test_a_truncated_checkpoint_is_named_and_nothing_is_lost(smoke, tmp_path, mo
     monkeypatch.setenv("RESULTS", str(tmp_path))
     checkpoint = next((tmp_path / "smoke/runs/task1").glob("*.pt"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    from lib import study
+    from lib import products
     with pytest.raises(ValueError, match=r"\.pt is damaged .*delete it"):
         for seed in (1, 2):
-            study.task1(load("smoke"), seed)
+            products.task1(load("smoke"), seed)
     assert len(list((tmp_path / "smoke/runs/run").glob("*.meta.json"))) == 13
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lib.keys import digest, seed_of
+from lib.products import ARRAYS, CHECKPOINT
 from lib.profile import ROOT
 from lib.store import JSON, FileType, Store, file_hash, provenance, results_dir, rows, write_atomically
-from lib.study import ARRAYS, CHECKPOINT
 
 KEY = {"seed": 1, "network": {"width": 0.25, "depth": 16}, "lists": [1, 2.5, None, True]}
 

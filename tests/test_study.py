@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import study
+from lib import products, study
 from lib.profile import ArmSpec, load
 from lib.store import file_hash
 
@@ -46,7 +46,7 @@ def shard(profile, results, *more, wait=True):
     return out
 
 
-def products(results, kinds=("run", "task1_rows", "overlap")):
+def made(results, kinds=("run", "task1_rows", "overlap")):
     return {p.relative_to(results).as_posix(): file_hash(p) for kind in kinds
             for p in sorted((results / "tiny/runs" / kind).glob("*.json")) if not p.name.endswith("meta.json")}
 
@@ -74,7 +74,7 @@ def test_killed_and_resumed_is_the_same_and_nothing_finished_is_redone(tiny, who
     finished = {p: p.stat().st_mtime_ns for p in (tmp_path / "tiny/runs").rglob("*.meta.json")}
     assert 0 < len([p for p in finished if p.parent.name == "run"]) < 7
     shard(tiny, tmp_path)
-    assert products(tmp_path) == products(whole)
+    assert made(tmp_path) == made(whole)
     assert all(p.stat().st_mtime_ns == then for p, then in finished.items())
     assert not list(tmp_path.rglob("*.tmp")) or all(  # the kill may leave a temporary file, never a half product
         p.name.startswith(".") for p in tmp_path.rglob("*.tmp"))
@@ -82,8 +82,8 @@ def test_killed_and_resumed_is_the_same_and_nothing_finished_is_redone(tiny, who
 
 def test_shards_make_the_same_rows(tiny, whole, tmp_path):
     shard(tiny, tmp_path, "--seeds", "1-2", "--shard", "2/2")
-    part = products(tmp_path, ("run",))
-    assert len(part) == 3 and part.items() <= products(whole, ("run",)).items()  # seed 2 has no joint arm
+    part = made(tmp_path, ("run",))
+    assert len(part) == 3 and part.items() <= made(whole, ("run",)).items()  # seed 2 has no joint arm
 
 
 def test_rows_say_what_they_are(tiny, whole, monkeypatch):
@@ -149,10 +149,10 @@ def test_tasks_drawn_by_the_seed_differ_between_seeds_and_heads_can_be_two(tiny)
     profile = load(str(tiny))
     drawn = profile.model_copy(update={"data": profile.data.model_copy(update={
         "classes": None, "draw": profile_draw()}), "network": profile.network.model_copy(update={"heads": "per_task"})})
-    one, two = study.tasks(drawn, 1), study.tasks(drawn, 2)
+    one, two = products.tasks(drawn, 1), products.tasks(drawn, 2)
     assert one[0].classes != two[0].classes and not set(one[0].classes) & set(one[1].classes)
-    assert study.outputs_of(drawn, one) == 10 and one[1].outputs == slice(5, 10)
-    model = study.fresh_network(drawn, 1, 10)
+    assert products.outputs_of(drawn, one) == 10 and one[1].outputs == slice(5, 10)
+    model = products.fresh_network(drawn, 1, 10)
     assert model.head.out_features == 10
 
 
@@ -163,10 +163,10 @@ def profile_draw():
 
 def test_the_network_of_a_seed_is_the_same_everywhere(tiny):
     profile = load(str(tiny))
-    a, b, c = (study.fresh_network(profile, s, 5).state_dict() for s in (1, 1, 2))
-    assert study.lineage_of(a) == study.lineage_of(b) != study.lineage_of(c)
+    a, b, c = (products.fresh_network(profile, s, 5).state_dict() for s in (1, 1, 2))
+    assert products.lineage_of(a) == products.lineage_of(b) != products.lineage_of(c)
     a["head.bias"][0] = torch.nextafter(a["head.bias"][0], torch.tensor(9.0))
-    assert study.lineage_of(a) != study.lineage_of(b)  # one bit is enough
+    assert products.lineage_of(a) != products.lineage_of(b)  # one bit is enough
 
 
 @pytest.mark.parametrize("wrong", ["0/2", "3/2", "x", "1"])

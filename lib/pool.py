@@ -1,0 +1,109 @@
+"""Jobs side by side in processes of one thread each, with progress and time left.
+
+    side_by_side(todo, do, workers=2, log=results / "log.txt")        # calls do(job) for every job
+
+Knows nothing of what a job is; a job's str() names it. What a job tells by `say` reaches the parent's output and log.
+"""
+
+import errno
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEPT = "what was finished is kept, the same command goes on from there"
+_queue = None  # in a worker: where its lines go
+
+
+def say(line: str) -> None:
+    """Print a line, or send it to the parent if this is a worker."""
+    if _queue is None:
+        print(line, flush=True)
+    else:
+        _queue.put(line)
+
+
+def _start_worker(queue, parent: int) -> None:
+    """One thread; a worker whose parent was killed ends too."""
+    global _queue
+    torch.set_num_threads(1)
+    _queue = queue
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def default_workers() -> int:
+    """Processes side by side: $WORKERS if set, else one for each core this process may use."""
+    return int(os.environ.get("WORKERS") or len(os.sched_getaffinity(0)))
+
+
+
+def side_by_side(todo: Sequence, do: Callable[[Any], None], log: Path, workers: int | None = None) -> None:
+    """Call do(job) for all jobs in `workers` processes of one thread each; `do` and the jobs must pickle.
+
+    Prints what the jobs say and a line for each finished one with the time left, also into the file `log`. The first
+    failure ends it and is raised here; a killed worker and a full disk are raised with a sentence that says what to do.
+    """
+    if not todo:
+        return
+    workers = min(workers or default_workers(), len(todo))
+    context = multiprocessing.get_context("spawn")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        queue, start, done = context.SimpleQueue(), time.time(), 0
+
+        def tell(line: str) -> None:
+            print(line, flush=True)
+            print(time.strftime("%F %T"), line, file=file, flush=True)
+
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (queue, os.getpid()))
+        try:
+            waiting = {pool.submit(do, job): job for job in todo}
+            while waiting:
+                while not queue.empty():
+                    tell(queue.get())
+                finished = [f for f in waiting if f.done()]
+                for future in finished:
+                    job = waiting.pop(future)
+                    _result(future, job, log.parent)
+                    done += 1
+                    left = (time.time() - start) / done * len(waiting)
+                    tell(f"done {done}/{len(todo)}  {job}  about {_duration(left)} left")
+                time.sleep(0.05 if finished else 0.2)
+            while not queue.empty():
+                tell(queue.get())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+
+
+def _result(future: Future, job: Any, folder: Path) -> None:
+    """The job's outcome; failures that are not the job's own get a sentence that says what to do."""
+    try:
+        future.result()
+    except BrokenProcessPool:
+        raise RuntimeError(f"a worker process was killed while at {job} (out of memory?): run with fewer workers "
+                           f"(WORKERS=1); {KEPT}") from None
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk in a RuntimeError of its own
+        if getattr(error, "errno", 0) == errno.ENOSPC or "PytorchStreamWriter" in str(error):
+            raise OSError(errno.ENOSPC, f"the disk that holds {folder} is full (at {job}): free some space; {KEPT}"
+                          ) from None
+        raise
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
