@@ -64,7 +64,8 @@ class Session:
                     "seeds": self.profile.seeds, "data": self.profile.data.model_dump(), "provenance": provenance(),
                     "seconds": round(time.time() - self.start, 1)}
         write_atomically(manifest_path(self.results, self.notebook), lambda p: JSON.save(manifest, p))
-        print(f"{self.notebook}: finished in {manifest['seconds']:.0f} s; {len(self.outputs)} files in {self.results}")
+        print(f"{self.notebook}: finished in {manifest['seconds']:.0f} s; {len(self.outputs)} tables and figures of "
+              f"profile {self.profile.name}")
 
 
 def begin(notebook: str, profile: str, seeds: str = "", data: str = "") -> Session:

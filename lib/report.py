@@ -96,23 +96,46 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 
 def _one_profile(folder: Path) -> str:
-    """One published profile: its headline, the table of arms, the primary claims, the plane."""
+    """One published profile: its headline, the main answer, the table of arms, the plane."""
     runs, claims, timing = (pd.read_csv(folder / "tables" / f"{t}.csv") for t in ("runs", "claims", "timing"))
     n = runs["seed"].nunique()
     arms = pd.DataFrame([{"arm": arm, "acc1 [95 %]": spread(part["acc1"]), "acc2 [95 %]": spread(part["acc2"]),
                           "n": part["seed"].nunique()} for arm, part in runs.groupby("arm", sort=False)])
-    hardware = ", ".join(f"{p} ({c} cores)" for p, c in timing[["processor", "cores"]].drop_duplicates().values)
-    hours = timing["seconds"].sum() / 3600
     start = runs.dropna(subset=["acc1_before"]).drop_duplicates(["seed", "lineage"])
     return (f"### Setting {runs['setting'].iloc[0]} (profile `{folder.name}`): {n} seed{'s' if n > 1 else ''}\n\n"
             f"Before round 2: acc1 {spread(start['acc1_before'])}, acc2 {spread(start['acc2_before'])} "
-            f"(the paper: .457 and .132). {hardware}; {hours:.1f} hours of one-thread runs in all.\n\n"
-            "```\n" + answer(claims, runs) + "\n```\n\n" + _markdown(arms) +
-            f"\n![stability-plasticity plane](results/published/{folder.name}/figures/plane.png)\n\n")
+            f"(the paper: .457 and .132). Run on {_hardware(timing)}.\n\n```\n{answer(claims, runs)}\n```\n\n"
+            f"{_markdown(arms)}\nAll claims with their verdicts: [claims.csv](results/published/{folder.name}/tables/"
+            f"claims.csv).\n\n![stability-plasticity plane](results/published/{folder.name}/figures/plane.png)\n\n")
 
 
-def readme_section(published: Path) -> str:
-    """The generated part of the README, from the published tables of CIFAR-100 profiles."""
+def _hardware(timing: pd.DataFrame) -> str:
+    return ", ".join(f"{p}, {c} cores" for p, c in timing[["processor", "cores"]].drop_duplicates().values)
+
+
+def _results(published: Path) -> str:
     folders = [published / name for name in ("compact", "paper", "paper_s2", "paper_t")]
     parts = [_one_profile(f) for f in folders if (f / "tables" / "claims.csv").exists()]
     return "\n" + ("".join(parts) or "Nothing is published yet.\n\n")
+
+
+def _costs(published: Path) -> str:
+    """What each published profile cost, from its timing tables (runs made side by side, other work on the machine)."""
+    rows = []
+    for folder in sorted(p.parent.parent for p in published.glob("*/tables/timing.csv")):
+        timing = pd.read_csv(folder / "tables" / "timing.csv")
+        seed = timing.groupby(timing["run"].str.split("/").str[1])["seconds"].sum().median() / 60
+        rows.append({"profile": f"`{folder.name}`", "one run of one arm, median": f"{timing['seconds'].median():.0f} s",
+                     "all arms of one seed, one thread, median": f"{seed:.0f} min", "rows": len(timing),
+                     "hardware": _hardware(timing)})
+    return "\n" + (_markdown(pd.DataFrame(rows)) + "\nA processor with two cores does two such runs at a time.\n\n"
+                   if rows else "")
+
+
+def in_readme(text: str, published: Path) -> str:
+    """README.md's text with what stands between its marks made anew from the published tables."""
+    for name, make in (("results", _results), ("costs", _costs)):
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        _, _, after = rest.partition(f"<!-- /{name} -->")
+        text = f"{before}<!-- {name} -->\n{make(published)}<!-- /{name} -->{after}"
+    return text

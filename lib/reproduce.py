@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from lib.notebook import NOTEBOOKS, is_current, manifest_path
 from lib.profile import ROOT, Profile, load
@@ -142,9 +143,18 @@ def publish(profile: Profile, arguments: argparse.Namespace) -> None:
     for name, text in files.items():
         write_atomically(target / name, lambda p, text=text: p.write_text(text))
     for path in copies:
-        write_atomically(target / path.relative_to(results), lambda p, path=path: shutil.copyfile(path, p))
+        copy = _without_paths if path.suffix == ".ipynb" else shutil.copyfile
+        write_atomically(target / path.relative_to(results), lambda p, path=path, copy=copy: copy(path, p))
     rows = sum(len(rows) for rows in lines.values())
     print(f"published {rows} products of {len(lines)} seeds, {len(copies)} tables, figures and notebooks: {target}")
+
+
+def _without_paths(source: Path, target: Path) -> None:
+    """Copy an executed notebook without the places on this machine that papermill notes in it."""
+    notebook = json.loads(source.read_text())
+    for name in ("input_path", "output_path"):
+        notebook["metadata"].get("papermill", {}).pop(name, None)
+    target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
 
 
 def restore(profile: Profile, arguments: argparse.Namespace) -> None:
@@ -206,15 +216,13 @@ def redraw(profile: Profile, arguments: argparse.Namespace) -> None:
 
 
 def readme(profile: Profile, arguments: argparse.Namespace) -> None:
-    """Write the generated part of README.md, between its two marks, from the published tables."""
-    from lib.report import readme_section
+    """Write the generated parts of README.md, each between its two marks, from the published tables."""
+    from lib.report import in_readme
 
     path = ROOT / "README.md"
-    before, _, rest = path.read_text().partition("<!-- results -->\n")
-    _, _, after = rest.partition("<!-- /results -->")
-    text = f"{before}<!-- results -->\n{readme_section(PUBLISHED)}<!-- /results -->{after}"
+    text = in_readme(path.read_text(), PUBLISHED)
     write_atomically(path, lambda p: p.write_text(text))
-    print("README.md: results written from the published tables")
+    print("README.md: results and costs written from the published tables")
 
 
 COMMANDS = {"run": run, "publish": publish, "restore": restore, "compare": compare, "figures": redraw,

@@ -150,6 +150,19 @@ def test_badges_and_clone_addresses_name_the_repository_of_pyproject():
         assert f"https://github.com/{name}\\\"" in text
 
 
+def test_the_readme_s_numbers_are_those_of_the_published_tables():
+    from lib.report import in_readme
+
+    text = (ROOT / "README.md").read_text()
+    assert in_readme(text, ROOT / "results/published") == text, "make readme"
+
+
+def test_nothing_published_names_a_place_on_a_machine():
+    for path in (ROOT / "results/published").rglob("*"):
+        if path.suffix in (".ipynb", ".json", ".csv", ".jsonl"):
+            assert not re.search(r"/(home|Users|root|tmp|work)/", path.read_text()), path
+
+
 def versions(path, conda):
     found = {}
     for line in path.read_text().splitlines():
