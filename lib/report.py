@@ -73,20 +73,30 @@ def readable_claims(claims: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def answer(claims: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """The study's main answer, from the table of claims: MSE against random first, whatever it says."""
-    found = claims.set_index("claim")
-    lines = []
-    for claim, words in (("C2-random", "MSE-freezing minus random freezing at 50 %, in acc1"),
-                         ("C2b-random", "the same at equal acc2 (mean height of the curve over random's)"),
-                         ("C2-bottom", "MSE minus the least similar filters"),
-                         ("C2b-interpolation", "MSE's curve over the straight line of weights, at equal acc2"),
-                         ("C3a", "MSE-freezing minus joint training, as scored in the paper")):
-        if claim in found.index:
-            c = found.loc[claim]
-            bounds = "" if pd.isna(c["low"]) else f" [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]"
-            points = "no common range" if pd.isna(c["estimate"]) else f"{100 * c['estimate']:+.1f} points{bounds}"
-            lines.append(f"{claim}: {words}: {points}, n = {int(c['n'])}: {c['verdict']}")
+ANSWERS = (  # claim, what it compares, unit; MSE against random first, whatever it says
+    ("C2-random", "MSE-freezing minus random freezing at 50 %, in acc1", "points"),
+    ("C2b-random", "the same at equal acc2 (mean height of MSE's curve over random's)", "points"),
+    ("C2-bottom", "MSE minus the least similar filters at 50 %, in acc1", "points"),
+    ("C2-Pearson", "MSE minus Pearson at 50 %, in acc1", "points"),
+    ("C2b-trajectory", "MSE's curve over fine-tuning's own trajectory, at equal acc2", "points"),
+    ("C2b-interpolation", "MSE's curve over the straight line of weights, at equal acc2", "points"),
+    ("C3a", "MSE-freezing minus joint training, average accuracy, as scored in the paper", "points"),
+    ("C0", "what fine-tuning loses of acc1", "points"),
+    ("C5b", "overlap of MSE's choice with the choice from the mean map of all classes", "share"),
+    ("C5c", "overlap of MSE's choice with the choice from the worst null map", "share"))
+
+
+def answer(claims: pd.DataFrame) -> str:
+    """The study's main answers from the table of claims, a line each: estimate [95 % interval], n, verdict."""
+    found, lines = claims.set_index("claim"), []
+    for claim, words, unit in ANSWERS:
+        if claim not in found.index:
+            continue
+        c = found.loc[claim]
+        number = (lambda x: f"{100 * x:+.1f}") if unit == "points" else (lambda x: f"{x:.2f}")
+        bounds = "" if pd.isna(c["low"]) else f" [{number(c['low'])}, {number(c['high'])}]"
+        value = "no common range" if pd.isna(c["estimate"]) else f"{number(c['estimate'])}{bounds} {unit}"
+        lines.append(f"{claim}: {words}: {value}, n = {int(c['n'])}: {c['verdict']}")
     return "\n".join(lines)
 
 
@@ -104,7 +114,7 @@ def _one_profile(folder: Path) -> str:
     start = runs.dropna(subset=["acc1_before"]).drop_duplicates(["seed", "lineage"])
     return (f"### Setting {runs['setting'].iloc[0]} (profile `{folder.name}`): {n} seed{'s' if n > 1 else ''}\n\n"
             f"Before round 2: acc1 {spread(start['acc1_before'])}, acc2 {spread(start['acc2_before'])} "
-            f"(the paper: .457 and .132). Run on {_hardware(timing)}.\n\n```\n{answer(claims, runs)}\n```\n\n"
+            f"(the paper: .457 and .132). Run on {_hardware(timing)}.\n\n```\n{answer(claims)}\n```\n\n"
             f"{_markdown(arms)}\nAll claims with their verdicts: [claims.csv](results/published/{folder.name}/tables/"
             f"claims.csv).\n\n![stability-plasticity plane](results/published/{folder.name}/figures/plane.png)\n\n")
 
