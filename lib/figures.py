@@ -17,9 +17,9 @@ STYLE = {"figure.dpi": 100, "savefig.dpi": 100, "font.size": 9, "axes.spines.top
          "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "svg.hashsalt": "study",
          "figure.constrained_layout.use": True, "image.interpolation": "nearest"}
 COLOURS = {"mse": "#0072B2", "random": "#E69F00", "pearson": "#009E73", "bottom": "#CC79A7", "finetune": "#D55E00",
-           "all frozen": "#56B4E9", "joint": "#000000", "last": "#666666", "paper": "#000000", "trajectory": "#D55E00",
+           "all frozen": "#56B4E9", "joint20": "#000000", "joint10": "#000000", "last": "#666666", "paper": "#000000", "trajectory": "#D55E00",
            "interpolation": "#999999"}
-MARKERS = {"mse": "o", "random": "s", "pearson": "^", "bottom": "v", "finetune": "D", "all frozen": "P", "joint": "*",
+MARKERS = {"mse": "o", "random": "s", "pearson": "^", "bottom": "v", "finetune": "D", "all frozen": "P", "joint20": "*", "joint10": "p",
            "last": "X"}
 OTHERS = ("#F0E442", "#56B4E9", "#009E73", "#CC79A7", "#000000")
 LABELS = {"mse": "MSE", "pearson": "Pearson", "ssim": "SSIM", "bottom": "least similar",
@@ -39,13 +39,14 @@ def use_style(name: str | None = None) -> None:
         mpl.rcParams["svg.hashsalt"] = STYLE["svg.hashsalt"]
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `<folder>/<name>.png` and `.svg`: equal figures give equal bytes. Returns both paths."""
+def save(figure: Figure, folder: Path, name: str, svg: bool = True) -> list[Path]:
+    """Write `<folder>/<name>.png` and `.svg`: equal figures give equal bytes. Returns the paths. svg False: PNG only,
+    for galleries, whose pixels an SVG would just wrap."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    figure.savefig(paths[0], metadata={"Software": None})
-    figure.savefig(paths[1], metadata={"Date": None, "Creator": None})
-    return paths
+    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    if svg:
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    return [folder / f"{name}.{kind}" for kind in ("png", "svg")[:1 + svg]]
 
 
 def _new(width: float, height: float, **subplots):
@@ -63,7 +64,7 @@ def use_style_once() -> None:
 def kind_of(row: Mapping) -> str:
     """The family an arm belongs to, for colour and marker: its ranking, or what it is without one."""
     if row["curriculum"] != "sequence":
-        return "last" if row["curriculum"] == "last" else "joint"
+        return row["curriculum"]
     if row["method"] == "finetune":
         return "finetune"
     if row["fraction"] == 1:
@@ -83,7 +84,7 @@ def caption(runs: pd.DataFrame) -> str:
 
 def _percent(ax, axis: str = "y") -> None:
     for name in axis:
-        getattr(ax, f"{name}axis").set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
+        getattr(ax, f"{name}axis").set_major_formatter(mpl.ticker.PercentFormatter(1.0))
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def _cross(ax, part: pd.DataFrame, kind: str, label: str | None, size: float = 6
     (x, x0, x1, n), (y, y0, y1, _) = interval(part["acc2"]), interval(part["acc1"])
     bars = {} if n < 2 else {"xerr": [[x - x0], [x1 - x]], "yerr": [[y - y0], [y1 - y]]}
     ax.errorbar(x, y, fmt=MARKERS.get(kind, "h"), color=colour(kind), ms=size, lw=0.8, label=label,
-                mfc="white" if kind in ("joint", "last") else None, **bars)
+                mfc="white" if kind in ("joint20", "joint10", "last") else None, **bars)
 
 
 def plane(runs: pd.DataFrame, trajectory: pd.DataFrame | None = None, paper: bool = True) -> Figure:

@@ -41,9 +41,9 @@ class Session:
         self._note(path)
         return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
 
-    def figure(self, figure, name: str):
-        """Write `figures/<name>.png` and `.svg`; returns the figure, to be shown."""
-        for path in figures.save(figure, self.results / "figures", name):
+    def figure(self, figure, name: str, svg: bool = True):
+        """Write `figures/<name>.png` and, unless told not to, `.svg`; returns the figure, to be shown."""
+        for path in figures.save(figure, self.results / "figures", name, svg):
             self._note(path)
         return figure
 

@@ -26,7 +26,7 @@ from lib.network import VGG, conv_layers, vgg16
 from lib.profile import ROOT, Profile
 from lib.ranking import Evidence
 from lib.store import FileType, Store, results_dir
-from lib.training import confusion, default_device, evaluate, fit
+from lib.training import confusion, default_device, evaluate, fit, resolve_precision
 
 FRACTIONS = (0.25, 0.5, 0.75)  # at which choices of filters are compared
 
@@ -130,7 +130,10 @@ def reproducibly():
 
 def store(profile: Profile) -> Store:
     """The profile's products."""
-    return Store(results_dir(profile.name) / "runs")
+    device = default_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    made_with = {"device": name, "precision": resolve_precision(profile.recipe.precision, device)}
+    return Store(results_dir(profile.name) / "runs", made_with)
 
 
 def _save_checkpoint(product: dict, path: Path) -> None:

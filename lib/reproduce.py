@@ -105,8 +105,8 @@ def _report(profile: Profile) -> None:
     parts.append("</ul><h2>Tables</h2><ul>")
     parts += [f'<li><a href="../tables/{p.name}">{p.stem}</a></li>' for p in sorted((results / "tables").glob("*.csv"))]
     parts.append("</ul><h2>Figures</h2>")
-    parts += [f'<figure><img src="../figures/{p.name}" alt="{p.stem}"><figcaption>{p.stem} (<a href="../figures/'
-              f'{p.stem}.svg">SVG</a>)</figcaption></figure>' for p in sorted((results / "figures").glob("*.png"))]
+    parts += [f'<figure><img src="../figures/{p.name}" alt="{p.stem}"><figcaption>{p.stem}</figcaption></figure>'
+              for p in sorted((results / "figures").glob("*.png"))]
     page = ("<!doctype html><meta charset='utf-8'><title>" + profile.about + "</title><style>body{font:16px/1.5 "
             "sans-serif;max-width:60em;margin:2em auto;padding:0 1em}img{max-width:100%}</style>" + "\n".join(parts))
     write_atomically(results / "report" / "index.html", lambda p: p.write_text(page + "\n"))

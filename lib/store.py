@@ -99,8 +99,9 @@ def processor() -> str:
 class Store:
     """The products of one profile, in a folder."""
 
-    def __init__(self, root: Path):
-        self.root = Path(root)
+    def __init__(self, root: Path, made_with: dict | None = None):
+        """root: the folder; made_with: what else meta files should say (device, precision as resolved)."""
+        self.root, self.made_with = Path(root), made_with or {}
 
     def path(self, kind: str, key: dict, suffix: str = ".json", branch: str = "") -> Path:
         """Where a product lies; `branch` tells products of one key apart (the lineage of a run)."""
@@ -129,7 +130,7 @@ class Store:
             product = make()
             write_atomically(path, lambda p: filetype.save(product, p))
             meta = {"kind": kind, "key": key, "branch": branch, "sha256": file_hash(path), "made": round(start),
-                    "seconds": round(time.time() - start, 3), **provenance()}
+                    "seconds": round(time.time() - start, 3), **provenance(), **self.made_with}
             write_atomically(_meta(path), lambda p: JSON.save(meta, p))
         return product
 

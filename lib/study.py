@@ -275,7 +275,8 @@ def collect(profile: Profile) -> dict[str, list[dict]]:
                     {"run": run_id, "arm": arm, "seed": seed, "lineage": lineage, **row} for row in rows)
         tables["timing"].append({"run": run_id, "kind": "run", "seconds": meta["seconds"], "made": meta["made"],
                                  "commit": meta["commit"], "dirty": meta["dirty"], "processor": meta["processor"],
-                                 "cores": meta["cores"], "torch": meta["versions"].get("torch")})
+                                 "cores": meta["cores"], "torch": meta["versions"].get("torch"),
+                                 "device": meta.get("device"), "precision": meta.get("precision")})
     return tables
 
 
