@@ -17,10 +17,10 @@ STYLE = {"figure.dpi": 100, "savefig.dpi": 100, "font.size": 9, "axes.spines.top
          "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False, "svg.hashsalt": "study",
          "figure.constrained_layout.use": True, "image.interpolation": "nearest"}
 COLOURS = {"mse": "#0072B2", "random": "#E69F00", "pearson": "#009E73", "bottom": "#CC79A7", "finetune": "#D55E00",
-           "all frozen": "#56B4E9", "joint20": "#000000", "joint10": "#000000", "last": "#666666", "paper": "#000000", "trajectory": "#D55E00",
-           "interpolation": "#999999"}
-MARKERS = {"mse": "o", "random": "s", "pearson": "^", "bottom": "v", "finetune": "D", "all frozen": "P", "joint20": "*", "joint10": "p",
-           "last": "X"}
+           "all frozen": "#56B4E9", "joint20": "#000000", "joint10": "#000000", "last": "#666666",
+           "trajectory": "#D55E00", "interpolation": "#999999"}
+MARKERS = {"mse": "o", "random": "s", "pearson": "^", "bottom": "v", "finetune": "D", "all frozen": "P",
+           "joint20": "*", "joint10": "p", "last": "X"}
 OTHERS = ("#F0E442", "#56B4E9", "#009E73", "#CC79A7", "#000000")
 LABELS = {"mse": "MSE", "pearson": "Pearson", "ssim": "SSIM", "bottom": "least similar",
           "mse_mean": "mean map of all classes", "mse_flat": "null: flat map", "mse_gaussian": "null: centred blob",

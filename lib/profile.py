@@ -2,8 +2,8 @@
 
     profile = load("compact", seeds="1-5", data="cifar100:/data")
 
-A profile may say `extends: other` and then names only what differs. This module imports no torch: arm, ranking and
-method names are checked against their registries by `lib.study.check`.
+A profile may say `extends: other` and then names only what differs (`more_arms` are added to the other's arms). This
+module imports no torch: arm, ranking and method names are checked against their registries by `lib.study.check`.
 """
 
 from pathlib import Path
@@ -165,6 +165,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
     if "extends" not in given:
         return given
     base = _read(_path(given.pop("extends")), (*above, path))
+    base["arms"] = [*(base.get("arms") or []), *(given.pop("more_arms", None) or [])]
     for key, value in given.items():
         merge = isinstance(value, dict) and isinstance(base.get(key), dict)
         base[key] = {**base[key], **value} if merge else value

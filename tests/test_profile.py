@@ -175,6 +175,13 @@ def test_an_unknown_profile_is_refused(name):
         load(name)
 
 
+def test_more_arms_come_after_those_of_the_extended_profile(written, tmp_path):
+    base = tmp_path / "base.yaml"
+    base.write_text(SMALL)
+    path = written(f"extends: {base}\nmore_arms: [{{name: one more}}]\n")
+    assert [arm.name for arm in load(path).arms] == [*(arm.name for arm in load(str(base)).arms), "one more"]
+
+
 def test_extending_an_unknown_profile_is_refused(written):
     with pytest.raises(FileNotFoundError, match="no profile 'papre'"):
         load(written("extends: papre\n"))
