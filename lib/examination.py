@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -60,28 +61,28 @@ def attributions(model: nn.Module, task: Task, images: Tensor) -> dict[str, Tens
 
     x = normalise(images, task)
     targets = torch.arange(len(images), device=x.device) + task.first_output
-    was_training = model.training
-    model.eval()
-    try:
+    with _explainable(model):
         gradient = Saliency(model).attribute(x.clone().requires_grad_(), target=targets).mean(1)
         last = list(conv_layers(model).values())[-1]
-        cam = LayerGradCam(_without_inplace(model), last).attribute(x, target=targets, relu_attributions=True)
+        cam = LayerGradCam(model, last).attribute(x, target=targets, relu_attributions=True)
         cam = F.interpolate(cam, size=x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    finally:
-        for module in model.modules():
-            if isinstance(module, nn.ReLU):
-                module.inplace = True
-        model.train(was_training)
     return {"FullGrad": scale(fullgrad(model, x, targets)), "input gradient": scale(gradient.detach()),
             "Grad-CAM": scale(cam.detach())}
 
 
-def _without_inplace(model: nn.Module) -> nn.Module:
-    """Captum's layer hooks need the convolution's output unharmed by the ReLU after it."""
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
-    return model
+@contextmanager
+def _explainable(model: nn.Module):
+    """Evaluation mode and no in-place ReLU inside: Captum's layer hooks need a convolution's output unharmed."""
+    was_training, inplace = model.training, [m for m in model.modules() if getattr(m, "inplace", False)]
+    model.eval()
+    for module in inplace:
+        module.inplace = False
+    try:
+        yield
+    finally:
+        for module in inplace:
+            module.inplace = True
+        model.train(was_training)
 
 
 def completeness(model: nn.Module, task: Task, images: Tensor) -> dict[str, float]:
