@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from lib.statistics import interval
@@ -35,7 +36,7 @@ def use_style(name: str | None = None) -> None:
     """The study's style, or a matplotlib style by name laid over it."""
     mpl.rcParams.update(STYLE)
     if name:
-        mpl.style.use(name)
+        style.use(name)
         mpl.rcParams["svg.hashsalt"] = STYLE["svg.hashsalt"]
 
 

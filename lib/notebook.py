@@ -9,6 +9,7 @@ current. No torch here.
 
 import ast
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -71,6 +72,7 @@ class Session:
 def begin(notebook: str, profile: str, seeds: str = "", data: str = "") -> Session:
     """Resolve the parameters of a notebook (empty: the profile's own) and start its session."""
     figures.use_style()
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a kernel that is shut down complains of its own tasks
     pd.set_option("display.max_rows", 100, "display.precision", 3, "display.max_colwidth", None)
     return Session(notebook, load(profile, seeds or None, data or None))
 

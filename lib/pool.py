@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def side_by_side(todo: Sequence, do: Callable[[Any], None], log: Path, workers: 
 
         def tell(line: str) -> None:
             print(line, flush=True)
-            print(time.strftime("%F %T"), line, file=file, flush=True)
+            with suppress(OSError):  # on a full disk the job itself says so, better
+                print(time.strftime("%F %T"), line, file=file, flush=True)
 
         pool = ProcessPoolExecutor(workers, context, _start_worker, (queue, os.getpid()))
         try:
@@ -85,9 +87,20 @@ def side_by_side(todo: Sequence, do: Callable[[Any], None], log: Path, workers: 
             while not queue.empty():
                 tell(queue.get())
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
+            _end(pool)
+            # a traceback would keep these, and their semaphores, alive until the interpreter complains of a leak
+            del pool, queue
+            waiting.clear()
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Stop the workers at once, whatever they are at: products are written whole or not at all."""
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
 
 
 def _result(future: Future, job: Any, folder: Path) -> None:
@@ -97,12 +110,11 @@ def _result(future: Future, job: Any, folder: Path) -> None:
     except BrokenProcessPool:
         raise RuntimeError(f"a worker process was killed while at {job} (out of memory?): run with fewer workers "
                            f"(WORKERS=1); {KEPT}") from None
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk in a RuntimeError of its own
-        if getattr(error, "errno", 0) == errno.ENOSPC or "PytorchStreamWriter" in str(error):
-            raise OSError(errno.ENOSPC, f"the disk that holds {folder} is full (at {job}): free some space; {KEPT}"
-                          ) from None
-        raise
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(errno.ENOSPC, f"the disk that holds {folder} is full (at {job}): free some space; {KEPT}"
+                      ) from None
 
 
 def _duration(seconds: float) -> str:

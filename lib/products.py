@@ -8,6 +8,7 @@ Every product has a `..._key`: what its numbers depend on. All go through the st
 """
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -137,8 +138,10 @@ def store(profile: Profile) -> Store:
 
 
 def _save_checkpoint(product: dict, path: Path) -> None:
-    with open(path, "wb") as file:  # given a path, torch.save would write its name into the file
-        torch.save(product, file)
+    # through memory: given a path, torch.save writes its name into the file, and hides that a disk is full
+    buffer = io.BytesIO()
+    torch.save(product, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 CHECKPOINT = FileType(".pt", _save_checkpoint, lambda path: torch.load(path, weights_only=True, map_location="cpu"))

@@ -8,6 +8,7 @@ Knows nothing of what the notebooks do.
 """
 
 import argparse
+import errno
 import json
 import os
 import shutil
@@ -246,7 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        full = getattr(error, "errno", None) == errno.ENOSPC and "free some space" not in str(error)
+        more = ": free some space; what was finished is kept, the same command goes on from there" if full else ""
+        print(f"error: {_one_line(error)}{more}", file=sys.stderr)
         return 1
     return 0
 
