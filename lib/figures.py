@@ -210,10 +210,9 @@ def realised_fractions(table: pd.DataFrame, about: str) -> Figure:
 def over_epochs(runs: pd.DataFrame, accuracy: pd.DataFrame, arms: Sequence[str]) -> Figure:
     """Accuracy on both tasks over the epochs of round 2, mean over seeds; epoch 0 is before round 2."""
     figure, axes = _new(8, 3.4, ncols=2)
-    for arm in arms:
+    sequence = list(runs[runs["curriculum"] == "sequence"]["arm"].unique())
+    for arm in [a for a in arms if a in sequence] or sequence[:8]:  # a reader's profile may name none of them
         chosen = runs[runs["arm"] == arm]
-        if chosen.empty:
-            continue
         kind, fraction = kind_of(chosen.iloc[0]), chosen["fraction"].iloc[0]
         for ax, task, column in zip(axes, ("task1", "task2"), ("acc1_before", "acc2_before")):
             part = accuracy[(accuracy["arm"] == arm) & (accuracy["task"] == task)]

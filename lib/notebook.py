@@ -40,7 +40,7 @@ class Session:
         path = self.results / "tables" / f"{name}.csv"
         write_atomically(path, lambda p: pd.DataFrame(rows).to_csv(p, index=False, lineterminator="\n"))
         self._note(path)
-        return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
+        return _read_csv(path)
 
     def figure(self, figure, name: str, svg: bool = True):
         """Write `figures/<name>.png` and, unless told not to, `.svg`; returns the figure, to be shown."""
@@ -54,7 +54,7 @@ class Session:
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there: run the earlier notebooks of profile {self.profile.name} "
                                     f"first (make reproduce PROFILE={self.profile.name})")
-        return pd.read_csv(path)
+        return _read_csv(path)
 
     def _note(self, path: Path) -> None:
         self.outputs[str(path.relative_to(self.results))] = file_hash(path)
@@ -67,6 +67,11 @@ class Session:
         write_atomically(manifest_path(self.results, self.notebook), lambda p: JSON.save(manifest, p))
         print(f"{self.notebook}: finished in {manifest['seconds']:.0f} s; {len(self.outputs)} tables and figures of "
               f"profile {self.profile.name}")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """A table; an empty file is an empty table (an arm that records nothing)."""
+    return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
 
 
 def begin(notebook: str, profile: str, seeds: str = "", data: str = "") -> Session:
