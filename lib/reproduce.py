@@ -135,8 +135,9 @@ def publish(profile: Profile, arguments: argparse.Namespace) -> None:
             seed = meta["key"].get("seed", meta["key"].get("maps", {}).get("task1", {}).get("seed"))
             lines.setdefault(f"seed{seed}", []).append(json.dumps(line, sort_keys=True))
     files = {f"runs/{name}.jsonl": "\n".join(rows) + "\n" for name, rows in lines.items()}
-    copies = [p for folder in ("tables", "figures") for p in sorted((results / folder).glob("*.*"))]
-    copies += [results / n / name for n in NOTEBOOKS for name in ("notebook.ipynb", "manifest.json")]
+    copies = [results / n / name for n in NOTEBOOKS for name in ("notebook.ipynb", "manifest.json")]
+    for manifest in copies[1::2]:  # what the notebooks made, not what an earlier version left beside it
+        copies += [results / name for name in json.loads(manifest.read_text())["outputs"]]
     if large := [p.name for p in copies if p.stat().st_size > LARGEST]:
         raise ValueError(f"{', '.join(large)}: larger than {LARGEST:,} bytes, not published; make them smaller")
     if target.exists():
