@@ -100,6 +100,20 @@ def answer(claims: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+HEADLINES = {"supported": "protects task 1 better than freezing at random",
+             "contradicted": "does not protect task 1 a point better than freezing at random",
+             "inconclusive": "is not shown to protect task 1 better than freezing at random",
+             "undecided": "cannot be told from freezing at random by a single seed"}
+
+
+def headline(claims: pd.DataFrame) -> str:
+    """One sentence on the study's question, by the verdict of C2-random (MSE against random at 50 %)."""
+    c = claims.set_index("claim").loc["C2-random"]
+    bounds = "" if pd.isna(c["low"]) else f", [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}] at Holm's level"
+    return (f"Freezing half of the filters by explanation {HEADLINES[c['verdict'].split()[0]]}: "
+            f"{100 * c['estimate']:+.1f} points of acc1{bounds}, n = {int(c['n'])}.")
+
+
 def _markdown(frame: pd.DataFrame) -> str:
     head = "| " + " | ".join(frame.columns) + " |\n|" + "---|" * len(frame.columns) + "\n"
     return head + "".join("| " + " | ".join(str(v) for v in row) + " |\n" for row in frame.itertuples(index=False))
@@ -113,6 +127,7 @@ def _one_profile(folder: Path) -> str:
                           "n": part["seed"].nunique()} for arm, part in runs.groupby("arm", sort=False)])
     start = runs.dropna(subset=["acc1_before"]).drop_duplicates(["seed", "lineage"])
     return (f"### Setting {runs['setting'].iloc[0]} (profile `{folder.name}`): {n} seed{'s' if n > 1 else ''}\n\n"
+            f"**{headline(claims)}**\n\n"
             f"Before round 2: acc1 {spread(start['acc1_before'])}, acc2 {spread(start['acc2_before'])} "
             f"(the paper: .457 and .132). Run on {_hardware(timing)}.\n\n```\n{answer(claims)}\n```\n\n"
             f"{_markdown(arms)}\nAll claims with their verdicts: [claims.csv](results/published/{folder.name}/tables/"

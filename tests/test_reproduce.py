@@ -166,6 +166,18 @@ def test_the_readme_s_numbers_are_those_of_the_published_tables():
     assert in_readme(text, ROOT / "results/published") == text, "make readme"
 
 
+@pytest.mark.parametrize(("verdict", "words"), [
+    ("supported", "protects task 1 better"), ("contradicted (equivalent)", "does not protect"),
+    ("inconclusive", "is not shown to protect"), ("undecided (n = 1)", "cannot be told")])
+def test_the_headline_follows_the_verdict(verdict, words):
+    import pandas as pd
+
+    from lib.report import headline
+    claims = pd.DataFrame([{"claim": "C2-random", "estimate": 0.012, "low": float("nan"), "high": float("nan"), "n": 1,
+                            "verdict": verdict}])
+    assert words in headline(claims) and "+1.2 points" in headline(claims)
+
+
 def test_nothing_published_names_a_place_on_a_machine():
     for path in (ROOT / "results/published").rglob("*"):
         if path.suffix in (".ipynb", ".json", ".csv", ".jsonl"):
