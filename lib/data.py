@@ -261,18 +261,30 @@ def normalise(x: Tensor, task: Task | Images, dtype: torch.dtype = torch.float32
     return ((x.to(dtype) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
+def draw_crops(images: int, generator: torch.Generator, padding: int = 4, flip: bool = True) -> Tensor:
+    """int64 (3, images): row and column of each image's crop in the padded image, and whether it is flipped.
+
+    Drawn on the CPU, so that a seed means the same on every device."""
+    top_left = torch.randint(0, 2 * padding + 1, (2, images), generator=generator)
+    mirror = (torch.rand(images, generator=generator) < 0.5) & flip
+    return torch.cat([top_left, mirror[None]])
+
+
+def crop(x: Tensor, crops: Tensor, task: Task | Images, padding: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 (B, 3, H, W) cropped and flipped as `draw_crops` says, then as by `normalise`, in one pass over the batch.
+
+    The padded border is black, as with torchvision's RandomCrop before Normalize. Everything on x's device."""
+    top, left, mirror = crops
+    return crop_flip_normalise(x, torch.arange(len(x), device=x.device), top, left, mirror.bool(),
+                               task.mean, task.std, padding, dtype)
+
+
 def augment(x: Tensor, task: Task | Images, generator: torch.Generator, padding: int = 4, flip: bool = True,
             dtype: torch.dtype = torch.float32) -> Tensor:
-    """Random crop (zero padding), random horizontal flip, then `normalise`: one pass over the whole batch.
-
-    x is uint8 (B, 3, H, W); the offsets come from `generator` (on the CPU, so that a seed means the same on
-    every device). The padded border is black, as with torchvision's RandomCrop before Normalize.
-    """
-    b = len(x)
-    top, left = torch.randint(0, 2 * padding + 1, (2, b, 1), generator=generator)  # (B, 1) each
-    mirror = (torch.rand(b, 1, generator=generator) < 0.5) & flip
-    top, left, mirror, mean, std = (t.to(x.device) for t in (top, left, mirror, task.mean, task.std))
-    return crop_flip_normalise(x, torch.arange(b, device=x.device), top, left, mirror, mean, std, padding, dtype)
+    """Random crop (zero padding), random horizontal flip, then `normalise`, of uint8 (B, 3, H, W)."""
+    crops = draw_crops(len(x), generator, padding, flip).to(x.device)
+    task = task._replace(mean=task.mean.to(x.device), std=task.std.to(x.device))
+    return crop(x, crops, task, padding, dtype)
 
 
 def duplicates(x: Tensor, x_test: Tensor) -> list[tuple[int, int]]:

@@ -18,6 +18,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from lib.network import conv_layers, norm_layers
 
+BLOCK = 16  # filters a convolution library works on at once: the width of a processor's vectors
+
 Masks = dict[str, Tensor]  # layer -> bool (F,)
 Scores = dict[str, Tensor]  # layer -> (C, F), or (1, F) where the class plays no part
 
@@ -115,11 +117,22 @@ def _put(t: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     return t.index_copy_(0, rows, values)
 
 
+def _worth_slicing(weight: Tensor, rows: int) -> bool:
+    """Whether the weight gradient of `rows` filters alone is had sooner than that of all of them.
+
+    A convolution library works on BLOCK filters at once, so only whole blocks saved count, and they must pay for
+    picking rows out of the gradient: they do not in the first layer, whose filters have few weights.
+    """
+    filters, channels = weight.shape[:2]
+    return channels >= BLOCK and -(-rows // BLOCK) < -(-filters // BLOCK)
+
+
 class _RowsConv(torch.autograd.Function):
     """conv2d whose weight and bias gradients are computed for the rows `keep` (trainable filters) only.
 
-    Frozen rows of the returned gradients are zero. The cost of the weight gradient falls with the frozen fraction;
-    the gradient to the input needs all rows, as ever.
+    Frozen rows of the returned gradients are zero. The cost of the weight gradient falls with the frozen fraction
+    (where `_worth_slicing`; else all are computed and the frozen ones dropped); the gradient to the input needs all
+    rows, as ever.
     """
 
     @staticmethod
@@ -138,20 +151,28 @@ class _RowsConv(torch.autograd.Function):
     def backward(ctx, grad_bfhw):
         x, weight, keep = ctx.saved_tensors
         conv_backward = torch.ops.aten.convolution_backward
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = conv_backward(grad_bfhw, x, weight, None, *ctx.how, [True, False, False])[0]
-        if ctx.needs_input_grad[1]:
+        wants_x, wants_weight = ctx.needs_input_grad[:2]
+        n, sliced = len(keep), _worth_slicing(weight, len(keep))
+        grad_x, grad_rows, grad_bias_rows = conv_backward(
+            grad_bfhw, x, weight, [len(weight)], *ctx.how,
+            [wants_x, wants_weight and not sliced, wants_weight and not sliced and ctx.has_bias])
+        if not wants_weight:
+            return grad_x, *[None] * 7
+        if sliced:
             rows = grad_bfhw.permute(0, 2, 3, 1).index_select(3, keep).permute(0, 3, 1, 2)  # (B, rows, h, w)
-            # of the weight only the shape matters here: any len(keep) rows will do, and a slice costs nothing
-            _, grad_rows, grad_bias_rows = conv_backward(rows, x, weight[:len(keep)], [len(keep)], *ctx.how,
+            # of the weight only the shape matters here: any n rows will do, and a slice costs nothing
+            _, grad_rows, grad_bias_rows = conv_backward(rows, x, weight[:n], [n], *ctx.how,
                                                          [False, True, ctx.has_bias])
-            # widened to the parameter's precision here, where it is rows only
-            grad_weight = _put(torch.zeros_like(weight, dtype=ctx.weight_dtype), keep, grad_rows.to(ctx.weight_dtype))
-            if ctx.has_bias:
-                grad_bias = torch.zeros_like(grad_weight[:, 0, 0, 0]).index_copy_(
-                    0, keep, grad_bias_rows.to(ctx.weight_dtype))
-        return grad_x, grad_weight, grad_bias, None, None, None, None, None
+        else:
+            grad_rows = _take(grad_rows, keep)
+            grad_bias_rows = grad_bias_rows[keep] if ctx.has_bias else None
+        # widened to the parameter's precision here, where it is rows only
+        grad_weight = _put(torch.zeros_like(weight, dtype=ctx.weight_dtype), keep, grad_rows.to(ctx.weight_dtype))
+        grad_bias = None
+        if ctx.has_bias:
+            grad_bias = torch.zeros_like(grad_weight[:, 0, 0, 0]).index_copy_(
+                0, keep, grad_bias_rows.to(ctx.weight_dtype))
+        return grad_x, grad_weight, grad_bias, *[None] * 5
 
 
 def _norm_forward(norm: nn.BatchNorm2d, mask: Tensor, x: Tensor) -> Tensor:

@@ -1,14 +1,18 @@
-"""GPU kernels (Triton), each beside its PyTorch reference, and which of the two runs where.
+"""GPU kernels (Triton), each beside its PyTorch reference, which of the two runs where; and a recorded training step.
 
     x = crop_flip_normalise(pictures, picks, top, left, mirror, mean, std, padding=4)   # (B, 3, H, W), channels last
     scores = ssim_pairs(maps, visualizations)                                          # (C, F), float64
+    step = Recorded(step, device)                                                      # a CUDA graph after a few calls
 
 The kernels run on CUDA where Triton is installed, and in Triton's interpreter (slow, for tests) if TRITON_INTERPRET=1
 was set before this module was imported. Everywhere else the references run, and Triton is not imported.
 Timed on a GPU: not timed yet. A kernel that does not beat compiled PyTorch there should go.
+CUDA_GRAPHS=0 in the environment leaves training steps unrecorded.
 """
 
 import os
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,6 +24,7 @@ SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for values in [0, 1]
 SSIM_LARGEST = 64  # pixels a side that a kernel's program can hold in registers; larger maps take the reference
 SSIM_CHUNK = 128  # visualizations the reference takes at once: what fits a processor's cache
 CROP_BLOCK = 1024  # values written by one program of the crop kernel
+WARM_UP = 3  # plain steps before a step is recorded
 
 triton = None
 if INTERPRETED or torch.cuda.is_available():
@@ -33,6 +38,58 @@ if INTERPRETED or torch.cuda.is_available():
 def use_triton(device: torch.device | str) -> bool:
     """True if the Triton kernels serve this device: CUDA with Triton installed, or any device under its interpreter."""
     return triton is not None and (INTERPRETED or torch.device(device).type == "cuda")
+
+
+# --- a step with one launch ---------------------------------------------------------------------------------------
+
+def cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
+    """Record the device's work of one step, without doing it; the result does it all, with one launch."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError as error:
+        raise RuntimeError(f"a training step could not be recorded as a CUDA graph ({error}): set CUDA_GRAPHS=0 to "
+                           "train without one; what was finished is kept") from error
+    return graph.replay
+
+
+def recorder(device: torch.device) -> Callable[[Callable[[], None]], Callable[[], None]] | None:
+    """What records a step on this device; None where nothing does (or CUDA_GRAPHS=0)."""
+    return cuda_graph if device.type == "cuda" and os.environ.get("CUDA_GRAPHS") != "0" else None
+
+
+class Recorded:
+    """A step that takes no argument and does the same work on the same tensors each time, recorded and replayed.
+
+    A small network's step is hundreds of launches that take longer than the work; a replay is one. The first
+    WARM_UP calls are plain steps (they count), in which everything made once is made: optimiser state, compiled
+    kernels, library workspaces. Where nothing records, every call is a plain step.
+    """
+
+    def __init__(self, step: Callable[[], None], device: torch.device):
+        self.step, self.device, self.calls = step, device, 0
+        self.record, self.replay = recorder(device), None
+
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.record is None:
+            self.step()
+        elif self.calls <= WARM_UP:
+            self._aside()
+        else:
+            self.replay = self.replay or self.record(self.step)
+            self.replay()
+
+    def _aside(self) -> None:
+        """A plain step on a stream of its own, as PyTorch asks of the steps before a recording."""
+        if self.device.type != "cuda":
+            return self.step()
+        main, aside = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        aside.wait_stream(main)
+        with torch.cuda.stream(aside):
+            self.step()
+        main.wait_stream(aside)
 
 
 # --- crop, flip, normalise ----------------------------------------------------------------------------------------
@@ -138,6 +195,7 @@ if triton is not None:
             tl.store(out_ptr + c * n_filters + f, total / (places_h * places_w))
 
 
+@lru_cache
 def gaussian_band(size: int, device: torch.device | str = "cpu") -> Tensor:
     """float64 (size - 10, size): row p holds the weights of the Gaussian window at the p-th whole place of a line."""
     offset = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2

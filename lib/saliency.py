@@ -91,9 +91,8 @@ def _psi_summed(term_bchw: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, h, w): psi = |term| minus its minimum over (max + 1e-6), jointly over C, h, w for each
     image (the paper leaves open whether per channel; this follows the authors' code), then summed over channels."""
     term = term_bchw.abs()
-    low = term.amin((1, 2, 3), keepdim=True)
-    high = (term - low).amax((1, 2, 3), keepdim=True)
-    return ((term - low) / (high + 1e-6)).sum(1)
+    low, high = (extreme((1, 2, 3), keepdim=True) for extreme in (term.amin, term.amax))
+    return term.sub_(low).div_(high - low + 1e-6).sum(1)
 
 
 def fullgrad(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:

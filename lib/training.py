@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.data import Task, augment, normalise
+from lib.data import Task, crop, draw_crops, normalise
+from lib.kernels import Recorded
 from lib.keys import seed_of
 from lib.profile import Recipe
 
@@ -29,6 +30,13 @@ class Method:
     surrounds training; the others are called in every step. `records` are extra tables: name -> list of rows.
     Hooks in the step must not read values back from the device (no `.item()`), or the device waits.
     """
+
+    @property
+    def steady(self) -> bool:
+        """True if every step is the same work on the device, so that a GPU may replay it as one recorded graph: the
+        step's own hooks are not overridden. A method whose hooks only launch work may set it to True itself."""
+        return all(getattr(type(self), hook) is getattr(Method, hook)
+                   for hook in ("batch", "penalty", "after_backward", "after_step"))
 
     def before(self, model: nn.Module, task: Task, context: Any) -> None: ...
     def during(self, model: nn.Module) -> AbstractContextManager: return nullcontext()
@@ -88,32 +96,47 @@ def fit(model: nn.Module, task: Task, recipe: Recipe, method: Method | None = No
     method = method or Method()
     if len(task.x) < recipe.batch_size:
         raise ValueError(f"{task.name} has {len(task.x)} training images, fewer than one batch of {recipe.batch_size}")
-    device = next(model.parameters()).device
-    dtype = next(model.parameters()).dtype
+    device, dtype = (getattr(next(model.parameters()), what) for what in ("device", "dtype"))
+    task = task._replace(mean=task.mean.to(device), std=task.std.to(device))
     order, crops = (torch.Generator().manual_seed(seed_of(seed, task.name, use)) for use in ("order", "crops"))
-    steps = len(task.x) // recipe.batch_size
+    steps, augmentation = len(task.x) // recipe.batch_size, (crops, recipe.crop_padding, recipe.flip)
+    # all that changes from step to step stands in these, so that a step takes no argument and can be recorded
+    plan = torch.zeros(steps, 4, recipe.batch_size, dtype=torch.int64, device=device)  # images and their crops
+    number, total = torch.zeros(1, dtype=torch.int64, device=device), torch.zeros((), device=device, dtype=dtype)
+
+    def step():
+        now = plan.index_select(0, number)[0]
+        picks, cuts = now[0], now[1:]
+        x, y = method.batch(task.x[picks], task.y[picks])
+        if more := len(x) - len(picks):  # what a method adds to the batch is augmented too
+            cuts = torch.cat([cuts, draw_crops(more, *augmentation).to(device)], 1)
+        x = crop(x, cuts, task, recipe.crop_padding, dtype)
+        with autocast(recipe.precision, device):
+            logits = model(x)[:, task.outputs]
+        logits = logits.to(dtype)
+        loss = F.cross_entropy(logits, y) + method.penalty(model, x, y, logits)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        method.after_backward(model)
+        optimiser.step()
+        method.after_step(model)
+        total.add_(loss.detach())
+        number.add_(1)
+
     history, start = History([], [], 0.0), time.perf_counter()
     with method.during(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed_of(seed, task.name, "dropout"))
         optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=recipe.lr,
                                     momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        take_step = Recorded(step, device) if method.steady else step
         for epoch in range(1, recipe.epochs + 1):
             model.train()
-            total = torch.zeros((), device=device, dtype=dtype)
-            shuffled = torch.randperm(len(task.x), generator=order).to(device)
-            for picks in shuffled[: steps * recipe.batch_size].split(recipe.batch_size):
-                x, y = method.batch(task.x[picks], task.y[picks])
-                x = augment(x, task, crops, recipe.crop_padding, recipe.flip, dtype)
-                with autocast(recipe.precision, device):
-                    logits = model(x)[:, task.outputs]
-                logits = logits.to(dtype)
-                loss = F.cross_entropy(logits, y) + method.penalty(model, x, y, logits)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                method.after_backward(model)
-                optimiser.step()
-                method.after_step(model)
-                total += loss.detach()
+            shuffled = torch.randperm(len(task.x), generator=order)[: steps * recipe.batch_size].view(steps, 1, -1)
+            cuts = torch.stack([draw_crops(recipe.batch_size, *augmentation) for _ in range(steps)])
+            plan.copy_(torch.cat([shuffled, cuts], 1))
+            number.zero_(), total.zero_()
+            for _ in range(steps):
+                take_step()
             history.loss.append(float(total) / steps)
             if not torch.isfinite(total):
                 raise FloatingPointError(f"training loss of {task.name} became {history.loss[-1]} in epoch {epoch} "

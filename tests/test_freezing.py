@@ -1,11 +1,14 @@
 """Frozen means bit-equal, whatever the optimiser does; trainable rows train exactly as with the slow reference."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
-from lib.freezing import RULES, allocate, frozen, iou, realised, union, whole_network
+from lib import freezing
+from lib.freezing import RULES, _worth_slicing, allocate, frozen, iou, realised, union, whole_network
 from lib.network import conv_layers, norm_layers, vgg16
 
 OPTIMISERS = {
@@ -88,6 +91,33 @@ def test_trainable_rows_equal_the_masked_reference_in_float64(scope):
                 conv.bias[masks[layer]] = start[layer][1][masks[layer]]
     for a, b in zip(fast.parameters(), slow.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels", [3, 32])
+def test_sliced_or_not_the_trainable_rows_have_the_same_gradient(monkeypatch, dtype, channels):
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randn(16, channels, 8, 8, generator=draw).to(dtype).contiguous(memory_format=torch.channels_last)
+    found = []
+    for sliced in (True, False):
+        monkeypatch.setattr(freezing, "_worth_slicing", lambda weight, rows, sliced=sliced: sliced)
+        model = torch.nn.Sequential(OrderedDict(conv=torch.nn.Conv2d(channels, 48, 3, padding=1)))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) / 10)
+        model.to(dtype).to(memory_format=torch.channels_last)
+        with frozen(model, {"conv": torch.arange(48) % 3 > 0}):
+            model(x).square().sum().backward()
+        found.append([p.grad for p in model.parameters()])
+    for a, b in zip(*found):
+        assert a.any() and torch.equal(a, b)
+        assert not a[torch.arange(48) % 3 > 0].any()
+
+
+def test_only_whole_blocks_of_filters_are_worth_slicing():
+    worth = lambda channels, filters, rows: _worth_slicing(torch.empty(filters, channels, 3, 3), rows)  # noqa: E731
+    assert worth(64, 64, 48) and worth(64, 64, 16) and worth(16, 32, 16)
+    assert not worth(64, 64, 49) and not worth(16, 16, 4) and not worth(3, 64, 16) and not worth(64, 40, 33)
 
 
 def test_a_wholly_frozen_filter_keeps_its_function_of_its_input():

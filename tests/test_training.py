@@ -6,10 +6,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from lib import kernels
 from lib.data import split_tasks
+from lib.freezing import frozen
 from lib.keys import seed_of
 from lib.methods import (
     LINE_POINTS,
@@ -149,6 +153,79 @@ def test_recording_the_path_changes_no_bit(tiny_tasks):
     histories = [fit(plain, tiny_tasks[0], RECIPE), fit(recorded, tiny_tasks[0], RECIPE, path)]
     assert same(bits(plain), bits(recorded)) and histories[0].loss == histories[1].loss
     assert sum(float(v.sum()) for v in path.omega.values()) > 0
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph does, on a processor: notes each operation with the memory it reads and writes, and does the
+    same again, on the same memory, whatever Python objects have come to mean since."""
+
+    def __init__(self):
+        super().__init__()
+        self.work = []
+
+    def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
+        here = lambda tree: tree_map_only(Tensor, lambda t: t.detach(), tree)  # noqa: E731  the memory of this moment
+        noted = here((args, kwargs or {}))
+        result = operation(*args, **(kwargs or {}))
+        assert operation not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), \
+            f"{operation} waits for the device"
+        assert (kwargs or {}).get("generator") is None, f"{operation} draws numbers that a graph would not draw again"
+        if not operation.is_view:
+            self.work.append((operation, noted, here(result)))
+        return result
+
+    def replay(self):
+        with torch.no_grad():
+            for operation, (args, kwargs), outputs in self.work:
+                again = operation(*args, **kwargs)
+                for old, new in zip(tree_leaves(outputs), tree_leaves(again)):
+                    if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+class Halves(Method):
+    """Freezes every other filter."""
+
+    def __init__(self, scope):
+        self.scope = scope
+
+    def during(self, model):
+        return frozen(model, {k: torch.arange(c.out_channels) % 2 == 0 for k, c in conv_layers(model).items()},
+                      self.scope)
+
+
+@pytest.mark.parametrize("method", [Method(), Halves("weights"), Halves("filter")])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_recorded_step_trains_to_the_same_bits(tiny_tasks, monkeypatch, method, precision):
+    recipe = RECIPE.model_copy(update={"batch_size": 8, "precision": precision})
+    plain, recorded = network(), network()
+    before = fit(plain, tiny_tasks[0], recipe, method, seed=4, watch=tiny_tasks)
+    recordings = []
+
+    def record(step):
+        with Tape() as noted:  # unlike a CUDA graph it does what it notes, so that the first replay has nothing to do
+            step()
+        replays = iter([lambda: None])
+        recordings.append(step)
+        return lambda: next(replays, noted.replay)()
+
+    monkeypatch.setattr(kernels, "recorder", lambda device: record)
+    after = fit(recorded, tiny_tasks[0], recipe, method, seed=4, watch=tiny_tasks)
+    assert len(recordings) == 1 and kernels.WARM_UP + 1 < 10 * recipe.epochs  # the other steps were replays
+    assert same(bits(plain), bits(recorded))
+    assert before.loss == after.loss and before.accuracy == after.accuracy
+
+
+def test_only_methods_without_hooks_in_the_step_are_recorded(tiny_tasks, monkeypatch):
+    def never(step):
+        raise AssertionError("recorded")
+
+    monkeypatch.setattr(kernels, "recorder", lambda device: never)
+    assert Method().steady and Freeze("random", 0.5).steady
+    assert not FineTune(trace=True).steady and not RecordPath().steady and not Diary().steady
+    fit(network(), tiny_tasks[0], RECIPE.model_copy(update={"batch_size": 8}), Diary())
+    with pytest.raises(AssertionError, match="recorded"):
+        fit(network(), tiny_tasks[0], RECIPE.model_copy(update={"batch_size": 8}))
 
 
 class Diary(Method):
