@@ -12,7 +12,7 @@ PYTHON = .venv/bin/python
 ready = .venv/ready
 endif
 
-.PHONY: help setup reproduce compare publish restore figures readme test bench lab clean
+.PHONY: help setup reproduce compare publish restore figures readme test bench trace lab clean
 help:            ## this list
 	@echo "usage: make TARGET [PROFILE=quick|compact|paper|paper_s2|paper_t] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -49,8 +49,11 @@ readme: $(ready) ## write the README's results from the published tables
 test: $(ready)   ## unit tests, and the smoke profile through papermill once
 	@$(PYTHON) -m pytest
 
-bench: $(ready)  ## speed against the plain baselines in bench/ (SECTION=train|freeze|filters|fullgrad|scores|peak)
+bench: $(ready)  ## speed against the plain baselines in bench/ (SECTION=train|freeze|filters|fullgrad|scores|...)
 	@$(PYTHON) -m bench $(if $(SECTION),--section $(SECTION))
+
+trace: $(ready)  ## a profiler trace of one training step, for chrome://tracing (NETWORK=compact)
+	@$(PYTHON) -m bench --trace results/bench/step.json $(if $(NETWORK),--network "$(NETWORK)")
 
 lab: $(ready)    ## JupyterLab on the notebooks
 	@$(PYTHON) -m jupyterlab notebooks

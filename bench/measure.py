@@ -2,15 +2,22 @@
 
     seconds = median_seconds(lambda: work(), repeats=5, device=device)
     seconds = side_by_side(2, prepare, 1, repeats, *arguments)        # two processes of one thread each
+    anything = fresh(measure, 2, *arguments)                          # measure(*arguments) in a process of two threads
+
+Ours runs in fresh processes set up as the study's workers are (`lib.pool.memory_kept`), baselines as Python starts
+them.
 """
 
 import multiprocessing
 import os
 import platform
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +27,7 @@ import torch
 from torch import nn
 
 from lib.kernels import use_triton
+from lib.pool import memory_kept
 from lib.store import processor
 from lib.training import resolve_precision
 
@@ -81,19 +89,6 @@ def median_within(work: Callable[[], Any], repeats: int, device: torch.device, b
     return statistics.median(found), len(found)
 
 
-class threads:
-    """`with threads(1):` so many threads inside, as before after it; 0 changes nothing."""
-
-    def __init__(self, number: int):
-        self.number, self.before = number, torch.get_num_threads()
-
-    def __enter__(self):
-        torch.set_num_threads(self.number or self.before)
-
-    def __exit__(self, *_):
-        torch.set_num_threads(self.before)
-
-
 # --- side by side -------------------------------------------------------------------------------------------------
 
 _together = None  # the barrier, in a process of side_by_side
@@ -127,10 +122,54 @@ def side_by_side(processes: int, prepare: Callable, number_of_threads: int, repe
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
-    with ProcessPoolExecutor(processes, context, _begin, (barrier, number_of_threads)) as pool:
+    with memory_kept(), ProcessPoolExecutor(processes, context, _begin, (barrier, number_of_threads)) as pool:
         parts = [pool.submit(_take_part, prepare, repeats, arguments) for _ in range(processes)]
         spans = [part.result() for part in parts]
     return statistics.median(max(end for _, end in one) - min(start for start, _ in one) for one in zip(*spans))
+
+
+def fresh(measure: Callable, number_of_threads: int, *arguments, as_worker: bool = True) -> Any:
+    """measure(*arguments) in a process of its own; as_worker: set up as the study's workers are."""
+    context = multiprocessing.get_context("spawn")
+    with memory_kept() if as_worker else nullcontext():
+        with ProcessPoolExecutor(1, context, torch.set_num_threads, (number_of_threads,)) as pool:
+            return pool.submit(measure, *arguments).result()
+
+
+def watched(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds a command took and the most memory (GB) it and its descendants held at once, looked at twice a second.
+
+    Memory is the proportional set size, so that what processes share counts once; nan where there is no /proc.
+    RuntimeError with the command's last words if it fails.
+    """
+    start, most = time.perf_counter(), float("nan")
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            held = sum(_held(pid) for pid in _family(process.pid))
+            most = held if not most >= held else most
+            time.sleep(0.5)
+        if process.returncode:
+            output.seek(0)
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {output.read()[-500:]}")
+    return time.perf_counter() - start, most or float("nan")
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [p for child in children.read_text().split() for p in _family(int(child))]
+    return found
+
+
+def _held(pid: int) -> float:
+    """Proportional set size in GB; 0 for a process that ended meanwhile."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e6
+    return 0.0
 
 
 # --- work and machine ---------------------------------------------------------------------------------------------

@@ -157,9 +157,19 @@ def _costs(published: Path) -> str:
                    if rows else "")
 
 
+def _speed(published: Path) -> str:
+    """The targets of the last whole benchmark, what it ran on, and whether results stayed the same."""
+    folder = published / "bench"
+    head = [line for line in (folder / "targets.md").read_text().splitlines() if line.startswith("- ")]
+    targets = pd.read_csv(folder / "targets.csv", keep_default_na=False)
+    agreement = pd.read_csv(folder / "agreement.csv")
+    return "\n".join(["", *head, "", _markdown(targets), "Results before and after, the same seeds by the code before "
+                      "and after the work on speed:", "", _markdown(agreement), ""])
+
+
 def in_readme(text: str, published: Path) -> str:
     """README.md's text with what stands between its marks made anew from the published tables."""
-    for name, make in (("results", _results), ("costs", _costs)):
+    for name, make in (("results", _results), ("costs", _costs), ("speed", _speed)):
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, _, after = rest.partition(f"<!-- /{name} -->")
         text = f"{before}<!-- {name} -->\n{make(published)}<!-- /{name} -->{after}"

@@ -186,7 +186,8 @@ def restore(profile: Profile, arguments: argparse.Namespace) -> None:
 
 
 def compare(profile: Profile, arguments: argparse.Namespace) -> None:
-    """A run here beside the published record: mean accuracies of each arm and how many rows agree to the last bit."""
+    """A run here beside the published record: mean accuracies of each arm and how many rows agree to the last bit;
+    also as tables/agreement.csv."""
     import pandas as pd
 
     mine, record = (folder / "tables" / "runs.csv" for folder in (results_dir(profile.name), PUBLISHED / profile.name))
@@ -197,9 +198,15 @@ def compare(profile: Profile, arguments: argparse.Namespace) -> None:
     both = [pd.read_csv(path) for path in (mine, record)]
     table = pd.concat({name: df.groupby("arm", sort=False)[["acc1", "acc2"]].mean().assign(
         n=df.groupby("arm")["seed"].nunique()) for name, df in zip(("here", "record"), both)}, axis=1)
-    same = both[0].merge(both[1], on=["arm", "seed", "lineage", "acc1", "acc2"])
+    shared = both[0].merge(both[1], on=["arm", "seed"], suffixes=("", " in the record"))
+    measures = ["lineage", "acc1", "acc2", "loss1", "acc1_train", "realised"]
+    same = (shared[measures].to_numpy() == shared[[f"{m} in the record" for m in measures]].to_numpy()).all(1)
     print(table.to_string(float_format="{:.3f}".format))
-    print(f"{len(same)} of {len(both[0])} rows here are in the record with the same checkpoint and accuracies")
+    print(f"{same.sum()} of {len(both[0])} rows here are in the record with the same checkpoint and accuracies")
+    apart = [(shared[m] - shared[f"{m} in the record"]).abs().max() for m in ("acc1", "acc2")]
+    pd.DataFrame([{"profile": profile.name, "rows here": len(both[0]), "in the record": len(shared),
+                   "the same to the last bit": same.sum(), "largest difference of acc1, points": 100 * apart[0],
+                   "of acc2": 100 * apart[1]}]).to_csv(mine.with_name("agreement.csv"), index=False)
 
 
 # --- figures and words from tables ---------------------------------------------------------------------------------
@@ -224,7 +231,7 @@ def readme(profile: Profile, arguments: argparse.Namespace) -> None:
     path = ROOT / "README.md"
     text = in_readme(path.read_text(), PUBLISHED)
     write_atomically(path, lambda p: p.write_text(text))
-    print("README.md: results and costs written from the published tables")
+    print("README.md: results, costs and speed written from the published tables")
 
 
 COMMANDS = {"run": run, "publish": publish, "restore": restore, "compare": compare, "figures": redraw,
