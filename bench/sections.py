@@ -9,6 +9,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from lib.network import VGG, conv_layers, up_to, vgg16
 from lib.profile import Recipe
 from lib.ranking import METRICS, similarity
 from lib.saliency import fullgrad
-from lib.training import Method, fit, resolve_precision
+from lib.training import Method, autocast, fit, resolve_precision
 from lib.visualization import maximize_activation, noise_image
 
 NETWORKS = {"full width": "paper", "compact": "compact"}  # -> profile
@@ -78,8 +79,8 @@ def random_task(images: int, device: torch.device) -> Task:
 
 def _products(size: int) -> dict[str, Callable]:
     """Ways torch has to multiply (size, size) matrices: by different libraries, at different speeds."""
-    return {"mm": torch.mm, "linear": F.linear,
-            "1x1 convolution": lambda a, b: F.conv2d(a.view(1, size, 1, size).transpose(1, 3), b[..., None, None])}
+    return {"linear": F.linear,
+            "1x1 convolution": lambda a, b: F.conv2d(a.view(-1, 8, 8, size).permute(0, 3, 1, 2), b[..., None, None])}
 
 
 def _prepare_products(precision: str, product: str, size: int, calls: int, device: str):
@@ -247,6 +248,34 @@ def convolutions_section(setup: Setup) -> tuple[Lines, list[Row]]:
                        f"{alone:.0f} ms", alone / step / 1e3, "",
                        f"{gflop / alone * 1e3:.0f} GFLOP/s = {gflop / alone * 1e3 / top:.0%} of one thread's peak "
                        f"({top:.0f}): no loop around the library's convolutions can have a larger share")]
+
+
+def _compiled(name: str, setup: Setup) -> Lines:
+    model, recipe = network(name, setup)
+    x = torch.randn(recipe.batch_size, 3, 32, 32, device=setup.device).contiguous(memory_format=torch.channels_last)
+    y = torch.arange(recipe.batch_size, device=setup.device) % 10
+
+    def step(forward):
+        with autocast("auto", setup.device):
+            logits = forward(x)
+        F.cross_entropy(logits.float(), y).backward()
+        model.zero_grad()
+
+    compiled = torch.compile(model, backend="eager" if setup.tiny else "inductor")
+    start = time.perf_counter()
+    step(compiled)
+    to_compile = time.perf_counter() - start
+    eager, fast = (median_seconds(partial(step, f), 2 * setup.repeats, setup.device) for f in (model, compiled))
+    pays = to_compile / (eager - fast) if fast < eager else float("inf")
+    unit = UNIT_IMAGES // recipe.batch_size * recipe.epochs
+    return [{"network": name, "eager ms": eager * 1e3, "compiled ms": fast * 1e3, "s to compile": to_compile,
+             "steps until it pays": pays, "steps of a unit": unit}]
+
+
+def compile_section(setup: Setup) -> tuple[Lines, list[Row]]:
+    """Compact network, forward and backward pass, one thread: eager as we run it, and by torch.compile; the time to
+    compile, and after how many steps it is paid back."""
+    return fresh(_compiled, 1, "compact", setup), []
 
 
 # --- freezing -----------------------------------------------------------------------------------------------------
@@ -494,7 +523,7 @@ def kernels_section(setup: Setup) -> tuple[Lines, list[Row]]:
 SECTIONS: dict[str, Callable[[Setup], tuple[Lines, list[Row]]]] = {
     "peak": peak_section, "train": train_section, "convolutions": convolutions_section, "freeze": freeze_section,
     "filters": filters_section, "fullgrad": fullgrad_section, "scores": scores_section, "kernels": kernels_section,
-    "quick": quick_section, "plan": plan_section}
+    "compile": compile_section, "quick": quick_section, "plan": plan_section}
 
 
 def measure_all(names: Iterable[str], setup: Setup, say: Callable[[str], None] = print

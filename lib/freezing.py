@@ -138,14 +138,13 @@ class _RowsConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, keep, stride, padding, dilation, groups):
         ctx.weight_dtype = weight.dtype
-        if torch.is_autocast_enabled(x.device.type):
+        if torch.is_autocast_enabled(x.device.type):  # what autocast would do below, done here so that it can be saved
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype) if bias is not None else None
         ctx.save_for_backward(x, weight, keep)
         ctx.how = (stride, padding, dilation, False, [0, 0], groups)
         ctx.has_bias = bias is not None
-        with torch.autocast(x.device.type, enabled=False):
-            return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
     def backward(ctx, grad_bfhw):
@@ -170,8 +169,7 @@ class _RowsConv(torch.autograd.Function):
         grad_weight = _put(torch.zeros_like(weight, dtype=ctx.weight_dtype), keep, grad_rows.to(ctx.weight_dtype))
         grad_bias = None
         if ctx.has_bias:
-            grad_bias = torch.zeros_like(grad_weight[:, 0, 0, 0]).index_copy_(
-                0, keep, grad_bias_rows.to(ctx.weight_dtype))
+            grad_bias = grad_weight.new_zeros(len(weight)).index_copy_(0, keep, grad_bias_rows.to(ctx.weight_dtype))
         return grad_x, grad_weight, grad_bias, *[None] * 5
 
 

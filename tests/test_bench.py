@@ -1,6 +1,8 @@
 """The baselines compute what lib computes, and the benchmark writes its tables; no times are asserted."""
 
 import json
+import os
+import sys
 
 import pandas as pd
 import pytest
@@ -15,10 +17,11 @@ from bench.baselines import (
     textbook_loader,
     textbook_training,
 )
-from bench.measure import Row, macs, markdown, side_by_side, targets_table
-from bench.sections import FRACTIONS, Setup, _prepare_products, fraction_masks, network
+from bench.measure import Row, fresh, macs, markdown, side_by_side, targets_table, watched
+from bench.sections import FRACTIONS, Setup, _left, _prepare_products, convolutions, fraction_masks, network
 from lib.data import Task, normalise
 from lib.network import conv_layers, up_to, vgg16
+from lib.pool import KEEP_MEMORY
 from lib.ranking import METRICS, similarity
 from lib.saliency import fullgrad
 from lib.visualization import maximize_activation, noise_image
@@ -105,7 +108,39 @@ def test_targets_are_judged_and_tables_written():
 
 
 def test_processes_work_side_by_side():
-    assert side_by_side(2, _prepare_products, 1, 2, "float32", 16, 1, "cpu") > 0
+    assert side_by_side(2, _prepare_products, 1, 2, "float32", "linear", 64, 1, "cpu") > 0
+
+
+def test_only_ours_runs_with_the_workers_memory(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert fresh(os.getenv, 1, "GLIBC_TUNABLES") == KEEP_MEMORY
+    assert fresh(os.getenv, 1, "GLIBC_TUNABLES", as_worker=False) is None
+    assert fresh(torch.get_num_threads, 1) == 1 and "GLIBC_TUNABLES" not in os.environ
+
+
+def test_a_watched_command_is_weighed_with_its_children():
+    child = "import time; x = bytearray(200_000_000); time.sleep(2)"
+    seconds, memory = watched([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', "
+                                                     f"{child!r}], check=True)"], {})
+    assert seconds > 2 and 0.2 < memory < 0.5
+    with pytest.raises(RuntimeError, match="ended with 3: .*no luck"):
+        script = "import os; print(os.environ['WHAT']); raise SystemExit(3)"
+        watched([sys.executable, "-c", script], {"WHAT": "no luck"})
+
+
+def test_every_convolution_is_timed_but_for_the_gradient_of_the_images():
+    lines = convolutions("full width", Setup(torch.device("cpu"), 1, tiny=True))
+    assert len(lines) == 13 * 3 - 1 and all(line["ms"] > 0 for line in lines)
+    forward = sum(line["GFLOP"] for line in lines if line["work"] == "forward")
+    model, recipe = network("full width", Setup(torch.device("cpu"), 1, tiny=True))
+    assert forward == pytest.approx(2e-9 * recipe.batch_size * macs(up_to(model, "conv5_3")))
+
+
+def test_whole_blocks_left():
+    model = vgg16(10, 1.0)
+    assert _left(model, 0) == 1
+    assert 0.25 <= _left(model, 0.75) < 0.26  # all but the first layer's can be saved
+    assert _left(vgg16(10, 0.25), 0.75) > 0.35  # sixteen filters or fewer in a layer: nothing to save
 
 
 def test_one_section_writes_its_table(tmp_path, capsys):
@@ -117,7 +152,7 @@ def test_one_section_writes_its_table(tmp_path, capsys):
     assert "four metrics" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("section", ["kernels", "fullgrad"])
+@pytest.mark.parametrize("section", ["kernels", "fullgrad", "freeze", "plan", "compile"])
 def test_other_sections_run(section, tmp_path):
     assert main(["--section", section, "--tiny", "--repeats", "1", "--out", str(tmp_path)]) == 0
     assert len(pd.read_csv(tmp_path / f"{section}.csv")) >= 1

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lib import notebook, reproduce, store
@@ -111,6 +112,20 @@ def test_published_rows_restore_to_the_same_bytes(smoke, tmp_path, monkeypatch, 
     from lib import study
     assert not any(study.jobs(load("smoke"), kind) for kind in ("task1", "maps", "filters", "overlap", "run"))
     assert [j.seed for j in study.jobs(load("smoke", seeds="1-3"), "task1")] == [3]  # goes on where the record stops
+    shutil.copytree(smoke / "smoke/tables", tmp_path / "smoke/tables")
+    assert reproduce.main(["compare", "--profile", "smoke"]) == 0
+    agreement = pd.read_csv(tmp_path / "smoke/tables/agreement.csv").iloc[0]
+    rows = len(pd.read_csv(smoke / "smoke/tables/runs.csv"))
+    assert agreement["rows here"] == agreement["in the record"] == agreement["the same to the last bit"] == rows > 5
+    assert agreement["of acc2"] == 0 and f"{rows} of {rows} rows" in capsys.readouterr().out
+    table = tmp_path / "smoke/tables/runs.csv"
+    runs = pd.read_csv(table)
+    runs.loc[0, "acc2"] += 0.25
+    runs.to_csv(table, index=False)
+    assert reproduce.main(["compare", "--profile", "smoke"]) == 0
+    agreement = pd.read_csv(tmp_path / "smoke/tables/agreement.csv").iloc[0]
+    assert agreement["the same to the last bit"] == rows - 1 and agreement["of acc2"] == pytest.approx(25)
+    shutil.rmtree(tmp_path / "smoke/tables")
     pack = next((tmp_path / "published/smoke/runs").glob("*.jsonl"))
     pack.write_text(pack.read_text().replace('"acc1": 0.', '"acc1": 1.'))
     shutil.rmtree(tmp_path / "smoke")
@@ -170,8 +185,6 @@ def test_the_readme_s_numbers_are_those_of_the_published_tables():
     ("supported", "protects task 1 better"), ("contradicted (equivalent)", "does not protect"),
     ("inconclusive", "is not shown to protect"), ("undecided (n = 1)", "cannot be told")])
 def test_the_headline_follows_the_verdict(verdict, words):
-    import pandas as pd
-
     from lib.report import headline
     claims = pd.DataFrame([{"claim": "C2-random", "estimate": 0.012, "low": float("nan"), "high": float("nan"), "n": 1,
                             "verdict": verdict}])
