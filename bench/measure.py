@@ -31,6 +31,7 @@ from lib.pool import memory_kept
 from lib.store import processor
 from lib.training import resolve_precision
 
+IDLE = 0.1  # share of the processor's time that others may take while we measure
 BUDGET = 20  # seconds for all repeats of one long piece of work
 PATIENCE = 300  # seconds a process waits for its neighbours before the measurement is given up
 
@@ -204,7 +205,7 @@ def machine(device: torch.device, repeats: int) -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "missing"
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    share = busy()
     return {
         "processor": f"{processor()}, {cores()} cores, {torch.get_num_threads()} threads, "
                      f"{torch.backends.cpu.get_cpu_capability()}",
@@ -214,9 +215,22 @@ def machine(device: torch.device, repeats: int) -> dict[str, str]:
         "kernels": "Triton" if use_triton(device) else "PyTorch",
         "versions": ", ".join(f"{k} {v}" for k, v in {"Python": platform.python_version(), **versions}.items()),
         "repeats": f"median of {repeats}",
-        "load": f"{load:.1f} processes running before the start" + (
-            ": the machine is not idle, the times are not valid" if load > 0.5 else ""),
+        "before the start": f"{share:.0%} of the processor's time taken by others" + (
+            ": the machine is not idle, the times are not valid" if share > IDLE else ""),
     }
+
+
+def busy(seconds: float = 2) -> float:
+    """Share of all cores' time that is not idle while we wait; nan where the system does not tell (no /proc/stat)."""
+    def ticks():
+        user, nice, system, idle, waiting, *others = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+        return idle + waiting, user + nice + system + idle + waiting + sum(others[:3])
+
+    if not Path("/proc/stat").exists():
+        return float("nan")
+    (idle, total), _ = ticks(), time.sleep(seconds)
+    idle_now, total_now = ticks()
+    return 1 - (idle_now - idle) / max(1, total_now - total)
 
 
 def cores() -> int:

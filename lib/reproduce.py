@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,6 @@ from lib.store import JSON, file_hash, results_dir, write_atomically
 
 PUBLISHED = ROOT / "results" / "published"
 LARGEST = 1_000_000  # bytes of one published file
-# kernels talk through files, not ports: nothing to collide, nothing for others on the machine to listen to
-LOCAL_SOCKETS = {"KernelManager": {"transport": "ipc"}}
 RECORDED = ("run", "task1_rows", "overlap")  # kinds of products small enough for the record
 
 
@@ -68,10 +67,13 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
     parameters = {"profile": arguments.profile, "seeds": arguments.seeds or "", "data": arguments.data or ""}
     for attempt in (1, 2, 3):
         try:
-            papermill.execute_notebook(
-                str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(folder / "notebook.ipynb"), parameters,
-                kernel_name="python3", cwd=str(ROOT), progress_bar=False, log_output=False, stdout_file=sys.stdout,
-                stderr_file=sys.stderr, coalesce_streams=True, config=Config(LOCAL_SOCKETS))
+            # the kernel talks through files, not ports: nothing to collide, nothing for others to listen to
+            with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+                talk = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}})
+                papermill.execute_notebook(
+                    str(ROOT / "notebooks" / f"{notebook}.ipynb"), str(folder / "notebook.ipynb"), parameters,
+                    kernel_name="python3", cwd=str(ROOT), progress_bar=False, log_output=False, stdout_file=sys.stdout,
+                    stderr_file=sys.stderr, coalesce_streams=True, config=talk)
             break
         except papermill.PapermillExecutionError as error:
             raise RuntimeError(f"{notebook}, cell {error.exec_count}: {error.ename}: {_one_line(error.evalue)}") \

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 
 import pandas as pd
@@ -17,7 +18,7 @@ from bench.baselines import (
     textbook_loader,
     textbook_training,
 )
-from bench.measure import Row, fresh, macs, markdown, side_by_side, targets_table, watched
+from bench.measure import Row, busy, cores, fresh, macs, markdown, side_by_side, targets_table, watched
 from bench.sections import FRACTIONS, Setup, _left, _prepare_products, convolutions, fraction_masks, network
 from lib.data import Task, normalise
 from lib.network import conv_layers, up_to, vgg16
@@ -126,6 +127,14 @@ def test_a_watched_command_is_weighed_with_its_children():
     with pytest.raises(RuntimeError, match="ended with 3: .*no luck"):
         script = "import os; print(os.environ['WHAT']); raise SystemExit(3)"
         watched([sys.executable, "-c", script], {"WHAT": "no luck"})
+
+
+def test_a_busy_machine_is_told():
+    before = busy(0.5)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        during = busy(1)
+        other.kill()
+    assert 0 <= before <= 1 and during > 0.5 / cores()
 
 
 def test_every_convolution_is_timed_but_for_the_gradient_of_the_images():
