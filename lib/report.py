@@ -153,7 +153,8 @@ def _costs(published: Path) -> str:
         rows.append({"profile": f"`{folder.name}`", "one run of one arm, median": f"{timing['seconds'].median():.0f} s",
                      "all arms of one seed, one thread, median": f"{seed:.0f} min", "rows": len(timing),
                      "hardware": _hardware(timing)})
-    return "\n" + (_markdown(pd.DataFrame(rows)) + "\nA processor with two cores does two such runs at a time.\n\n"
+    return "\n" + (_markdown(pd.DataFrame(rows)) + "\nA processor with two cores does two such runs at a time. Some "
+                   "were timed while other work ran: upper bounds.\n\n"
                    if rows else "")
 
 
