@@ -280,6 +280,7 @@ def retained_bars(summary: pd.DataFrame, about: str) -> Figure:
                 xerr=bars, error_kw={"lw": 1})
         ax.set_xlabel(label, fontsize=8)
         ax.axvline(0, color="k", lw=0.8)
+        ax.locator_params(axis="x", nbins=5)  # the two panels' outer labels would run into each other
         _percent(ax, "x")
     figure.suptitle(about, fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""Words and tables a reader sees: the paper's tables with ours beside them, one-sentence answers, the README's results.
+"""Words and tables a reader sees: the paper's tables beside ours, answers, the HTML index, the README's parts.
 
 Every number comes from a table; nothing is typed in but the paper's own prose numbers. No torch.
 """
@@ -119,19 +119,24 @@ def _markdown(frame: pd.DataFrame) -> str:
     return head + "".join("| " + " | ".join(str(v) for v in row) + " |\n" for row in frame.itertuples(index=False))
 
 
+def arm_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each arm's acc1 and acc2 after the last round: mean and interval over seeds."""
+    return pd.DataFrame([{"arm": arm, "acc1 [95 %]": spread(part["acc1"]), "acc2 [95 %]": spread(part["acc2"]),
+                          "n": part["seed"].nunique()} for arm, part in runs.groupby("arm", sort=False)])
+
+
 def _one_profile(folder: Path) -> str:
     """One published profile: its headline, the main answer, the table of arms, the plane."""
     runs, claims, timing = (pd.read_csv(folder / "tables" / f"{t}.csv") for t in ("runs", "claims", "timing"))
     n = runs["seed"].nunique()
-    arms = pd.DataFrame([{"arm": arm, "acc1 [95 %]": spread(part["acc1"]), "acc2 [95 %]": spread(part["acc2"]),
-                          "n": part["seed"].nunique()} for arm, part in runs.groupby("arm", sort=False)])
     start = runs.dropna(subset=["acc1_before"]).drop_duplicates(["seed", "lineage"])
     return (f"### Setting {runs['setting'].iloc[0]} (profile `{folder.name}`): {n} seed{'s' if n > 1 else ''}\n\n"
             f"**{headline(claims)}**\n\n"
             f"Before round 2: acc1 {spread(start['acc1_before'])}, acc2 {spread(start['acc2_before'])} "
             f"(the paper: .457 and .132). Run on {_hardware(timing)}.\n\n```\n{answer(claims)}\n```\n\n"
-            f"{_markdown(arms)}\nAll claims with their verdicts: [claims.csv](results/published/{folder.name}/tables/"
-            f"claims.csv).\n\n![stability-plasticity plane](results/published/{folder.name}/figures/plane.png)\n\n")
+            f"{_markdown(arm_table(runs))}\nAll claims with their verdicts: [claims.csv](results/published/"
+            f"{folder.name}/tables/claims.csv).\n\n"
+            f"![stability-plasticity plane](results/published/{folder.name}/figures/plane.png)\n\n")
 
 
 def _hardware(timing: pd.DataFrame) -> str:
@@ -166,6 +171,47 @@ def _speed(published: Path) -> str:
     agreement = pd.read_csv(folder / "agreement.csv")
     return "\n".join(["", *head, "", _markdown(targets), "Results before and after, the same seeds by the code before "
                       "and after the work on speed:", "", _markdown(agreement), ""])
+
+
+FIGURES = {  # figure -> what to see in it, in the order of the study's questions
+    "plane": "What is kept of task 1 against what is learned of task 2: an arm helps if it lies above the others at "
+             "equal acc2, fine-tuning's own trajectory and the straight line of weights among them.",
+    "retained": "Share of task 1's accuracy above chance that is retained, by arm.",
+    "over_epochs": "Both tasks while the second is learned.",
+    "overlap": "How many of the filters chosen by MSE another ranking, or a map without content, chooses too.",
+    "class_overlap": "Filters that two classes would both choose, each alone: near 1, the class hardly matters.",
+    "class_map_correlation": "Correlation of the class maps: near 1, all classes are looked at in the same place.",
+    "best_and_worst": "Class maps beside the visualizations most and least like them.",
+    "scores": "Score of every filter of a layer for every class.",
+    "realised": "Fraction of each layer that is frozen, after the classes have shared its budget.",
+    "saliency_gallery": "FullGrad maps of images the network classified correctly.",
+    "filter_grid": "What filters look for: activation maximisation.",
+    "learning_curves": "Task 1 while it is learned.",
+    "per_class": "Accuracy of each class before round 2.",
+    "samples": "Training images.",
+}
+
+
+def page(results: Path, heading: str) -> str:
+    """The report's index as HTML, the answer first; results: a profile's folder. Only what is there is shown."""
+    parts, tables = [f"<h1>{heading}</h1>"], results / "tables"
+    if (tables / "claims.csv").exists() and (tables / "runs.csv").exists():
+        claims, runs = (pd.read_csv(tables / f"{name}.csv") for name in ("claims", "runs"))
+        parts += [f"<p><b>{headline(claims)}</b></p>", f"<pre>{answer(claims)}</pre>",
+                  arm_table(runs).to_html(index=False, border=0)]
+    drawn = {p.stem: p.name for p in sorted((results / "figures").glob("*.png"))}
+    for name in [*(n for n in FIGURES if n in drawn), *(n for n in drawn if n not in FIGURES)]:
+        parts.append(f'<figure><img src="../figures/{drawn[name]}" alt="{name}">'
+                     f"<figcaption>{FIGURES.get(name, name)}</figcaption></figure>")
+    for title, files in (("Notebooks", sorted((results / "report").glob("[0-9]*.html"))),
+                         ("Tables", sorted(tables.glob("*.csv")))):
+        links = " · ".join(f'<a href="../{p.parent.name}/{p.name}">{p.stem}</a>' for p in files)
+        parts.append(f"<h2>{title}</h2><p>{links}</p>")
+    style = ("body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}img{max-width:100%}"
+             "figure{margin:2em 0}figcaption{color:#555}pre{white-space:pre-wrap;font-size:13px}"
+             "table{border-collapse:collapse;font-size:14px}td,th{padding:.15em .8em;text-align:left}")
+    return (f"<!doctype html><meta charset='utf-8'><title>{heading}</title><style>{style}</style>"
+            + "\n".join(parts) + "\n")
 
 
 def in_readme(text: str, published: Path) -> str:

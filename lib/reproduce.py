@@ -94,25 +94,19 @@ def _one_line(text: str) -> str:
 
 
 def _report(profile: Profile) -> None:
-    """The executed notebooks as HTML with an index of tables and figures, in `report/`."""
+    """The executed notebooks as HTML and an index with the answer, figures and tables, in `report/`."""
     from nbconvert import HTMLExporter
 
+    from lib.report import page
+
     results, exporter = results_dir(profile.name), HTMLExporter(exclude_input_prompt=True)
-    parts = [f"<h1>{profile.setting}: {profile.about}</h1>", "<h2>Notebooks</h2><ul>"]
     for notebook in NOTEBOOKS:
         source = results / notebook / "notebook.ipynb"
         if source.exists():
             html, _ = exporter.from_filename(str(source))
             write_atomically(results / "report" / f"{notebook}.html", lambda p, html=html: p.write_text(html))
-            parts.append(f'<li><a href="{notebook}.html">{notebook}</a></li>')
-    parts.append("</ul><h2>Tables</h2><ul>")
-    parts += [f'<li><a href="../tables/{p.name}">{p.stem}</a></li>' for p in sorted((results / "tables").glob("*.csv"))]
-    parts.append("</ul><h2>Figures</h2>")
-    parts += [f'<figure><img src="../figures/{p.name}" alt="{p.stem}"><figcaption>{p.stem}</figcaption></figure>'
-              for p in sorted((results / "figures").glob("*.png"))]
-    page = ("<!doctype html><meta charset='utf-8'><title>" + profile.about + "</title><style>body{font:16px/1.5 "
-            "sans-serif;max-width:60em;margin:2em auto;padding:0 1em}img{max-width:100%}</style>" + "\n".join(parts))
-    write_atomically(results / "report" / "index.html", lambda p: p.write_text(page + "\n"))
+    index = page(results, f"{profile.setting}: {profile.about}")
+    write_atomically(results / "report" / "index.html", lambda p: p.write_text(index))
 
 
 # --- the record ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 
 from lib import notebook, reproduce, store
 from lib.profile import load
+from lib.report import FIGURES
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +44,14 @@ def test_all_notebooks_leave_a_manifest_tables_figures_and_a_report(smoke):
         assert manifest["outputs"] and manifest["inputs"]["profile"] and manifest["provenance"]["python"]
         assert all((smoke / "smoke" / f).stat().st_size > 0 for f in manifest["outputs"])
         assert name in (smoke / "smoke/report/index.html").read_text()
+    index = (smoke / "smoke/report/index.html").read_text()
+    places = [index.index(part) for part in ("Freezing half of the filters", "C2-random: MSE", "<td>fine-tune</td>",
+                                             "figures/plane.png", "figures/samples.png", "tables/claims.csv")]
+    assert places == sorted(places)  # the answer first
+    linked = re.findall(r'(?:href|src)="([^"]+)"', index)
+    assert len(linked) > 30 and all((smoke / "smoke/report" / link).is_file() for link in linked)
+    drawn = {p.stem for p in (smoke / "smoke/figures").glob("*.png")}
+    assert drawn == set(FIGURES)  # each with its caption
     assert len(table(smoke, "runs")) == 13 and {r["data"] for r in table(smoke, "runs")} == {"digits"}
     assert {"C0", "C2-random", "C2b-random", "C3a", "C5b"} <= {r["claim"] for r in table(smoke, "claims")}
     assert {"claim", "setting", "estimate", "low", "high", "n", "p", "verdict"} <= table(smoke, "claims")[0].keys()
