@@ -43,10 +43,15 @@ class Session:
         return _read_csv(path)
 
     def figure(self, figure, name: str, svg: bool = True):
-        """Write `figures/<name>.png` and, unless told not to, `.svg`; returns the figure, to be shown."""
-        for path in figures.save(figure, self.results / "figures", name, svg):
+        """Write `figures/<name>.png` and, unless told not to, `.svg`; returns the picture as a notebook shows it.
+
+        A bare matplotlib Figure would show as one line of text: only pyplot's figures are drawn by themselves."""
+        from IPython.display import Image
+
+        written = figures.save(figure, self.results / "figures", name, svg)
+        for path in written:
             self._note(path)
-        return figure
+        return Image(filename=next(p for p in written if p.suffix == ".png"))
 
     def read(self, name: str) -> pd.DataFrame:
         """A table an earlier notebook wrote; FileNotFoundError says which notebook to run."""
