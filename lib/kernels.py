@@ -166,33 +166,31 @@ def crop_flip_normalise(x: Tensor, picks: Tensor, top: Tensor, left: Tensor, mir
 if triton is not None:
     @triton.jit
     def _ssim_kernel(a_ptr, b_ptr, band_ptr, mean_a_ptr, mean_b_ptr, var_a_ptr, var_b_ptr, level_a_ptr, level_b_ptr,
-                     out_ptr, n_maps, n_filters, height, width, places_h, places_w, c1, c2, SIZE: tl.constexpr):
-        """Program f scores visualization f against every map; all its images are (SIZE, SIZE) tiles in registers."""
-        f = tl.program_id(0).to(tl.int64)
+                     out_ptr, n_filters, height, width, places_h, places_w, c1, c2, SIZE: tl.constexpr):
+        """Program (f, c) scores visualization f against map c; all its images are (SIZE, SIZE) tiles in registers."""
+        f, c = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
         i = tl.arange(0, SIZE)[:, None]
         j = tl.arange(0, SIZE)[None, :]
         pixel = (i < height) & (j < width)  # the tile is padded to a power of two
         place = (i < places_h) & (j < places_w)  # whole windows only
         band = tl.load(band_ptr + i * SIZE + j)  # row p: the window's weights at place p, along one axis
+        a = tl.load(a_ptr + (c * height + i) * width + j, mask=pixel, other=0.0)
         b = tl.load(b_ptr + (f * height + i) * width + j, mask=pixel, other=0.0)
+        mean_a = tl.load(mean_a_ptr + (c * places_h + i) * places_w + j, mask=place, other=0.0)
         mean_b = tl.load(mean_b_ptr + (f * places_h + i) * places_w + j, mask=place, other=0.0)
+        var_a = tl.load(var_a_ptr + (c * places_h + i) * places_w + j, mask=place, other=0.0)
         var_b = tl.load(var_b_ptr + (f * places_h + i) * places_w + j, mask=place, other=0.0)
-        level_b = tl.load(level_b_ptr + f)
-        for c in range(n_maps):
-            a = tl.load(a_ptr + (c * height + i) * width + j, mask=pixel, other=0.0)
-            mean_a = tl.load(mean_a_ptr + (c * places_h + i) * places_w + j, mask=place, other=0.0)
-            var_a = tl.load(var_a_ptr + (c * places_h + i) * places_w + j, mask=place, other=0.0)
-            # the Gaussian window is separable: filtering along one axis, then the other, is band @ image @ band.T;
-            # "ieee" keeps float32, the default would round to TensorFloat-32
-            moment = tl.dot(tl.dot(band, a * b, input_precision="ieee"), tl.trans(band), input_precision="ieee")
-            cov = moment - mean_a * mean_b
-            # images come with their overall level taken off, or the line above would lose digits; here it counts
-            full_a = mean_a + tl.load(level_a_ptr + c)
-            full_b = mean_b + level_b
-            ssim = ((2 * full_a * full_b + c1) * (2 * cov + c2)) / (
-                (full_a * full_a + full_b * full_b + c1) * (var_a + var_b + c2))
-            total = tl.sum(tl.sum(tl.where(place, ssim, 0.0), axis=1), axis=0)
-            tl.store(out_ptr + c * n_filters + f, total / (places_h * places_w))
+        # the Gaussian window is separable: filtering along one axis, then the other, is band @ image @ band.T;
+        # "ieee" keeps float32, the default would round to TensorFloat-32
+        moment = tl.dot(tl.dot(band, a * b, input_precision="ieee"), tl.trans(band), input_precision="ieee")
+        cov = moment - mean_a * mean_b
+        # images come with their overall level taken off, or the line above would lose digits; here it counts
+        full_a = mean_a + tl.load(level_a_ptr + c)
+        full_b = mean_b + tl.load(level_b_ptr + f)
+        ssim = ((2 * full_a * full_b + c1) * (2 * cov + c2)) / (
+            (full_a * full_a + full_b * full_b + c1) * (var_a + var_b + c2))
+        total = tl.sum(tl.sum(tl.where(place, ssim, 0.0), axis=1), axis=0)
+        tl.store(out_ptr + c * n_filters + f, total / (places_h * places_w))
 
 
 @lru_cache
@@ -264,6 +262,6 @@ def ssim_pairs(maps: Tensor, visualizations: Tensor, out: Tensor | None = None) 
         parts.append([t.float().contiguous() for t in (x, *moments, level)])
     (a, mean_a, var_a, level_a), (b, mean_b, var_b, level_b) = parts
     out = torch.empty(len(a), len(b), device=a.device) if out is None else out
-    _ssim_kernel[len(b),](a, b, band, mean_a, mean_b, var_a, var_b, level_a, level_b, out, len(a), len(b), h, w,
-                          h - SSIM_WINDOW + 1, w - SSIM_WINDOW + 1, SSIM_C1, SSIM_C2, SIZE=size)
+    _ssim_kernel[len(b), len(a)](a, b, band, mean_a, mean_b, var_a, var_b, level_a, level_b, out, len(b), h, w,
+                                 h - SSIM_WINDOW + 1, w - SSIM_WINDOW + 1, SSIM_C1, SSIM_C2, SIZE=size)
     return out.double()
