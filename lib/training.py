@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from lib.data import Task, crop, draw_crops, normalise
 from lib.kernels import Recorded
 from lib.keys import seed_of
+from lib.network import VGG
 from lib.profile import Recipe
 
 EVALUATION_BATCH = 500
@@ -129,6 +130,7 @@ def fit(model: nn.Module, task: Task, recipe: Recipe, method: Method | None = No
         optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=recipe.lr,
                                     momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         take_step = Recorded(step, device) if method.steady else step
+        seen: dict | None = {} if _features_are_fixed(model) else None  # then test images' features are computed once
         for epoch in range(1, recipe.epochs + 1):
             model.train()
             shuffled = torch.randperm(len(task.x), generator=order)[: steps * recipe.batch_size].view(steps, 1, -1)
@@ -142,36 +144,54 @@ def fit(model: nn.Module, task: Task, recipe: Recipe, method: Method | None = No
                 raise FloatingPointError(f"training loss of {task.name} became {history.loss[-1]} in epoch {epoch} "
                                          f"(lr {recipe.lr}, precision {recipe.precision}): lower the learning rate, "
                                          "or set precision: float32 in the profile")
-            accuracies = {t.name: evaluate(model, t, recipe.precision) for t in watch}
+            accuracies = {t.name: evaluate(model, t, recipe.precision, seen) for t in watch}
             history.accuracy.extend({"epoch": epoch, "task": k, "accuracy": v} for k, v in accuracies.items())
             if report:
                 report(epoch, recipe.epochs, accuracies, time.perf_counter() - start)
     return history._replace(seconds=time.perf_counter() - start)
 
 
+def _features_are_fixed(model: nn.Module) -> bool:
+    """True if training cannot change what `model.features` computes: all of it is frozen, with no batch norm (whose
+    running statistics move)."""
+    return isinstance(model, VGG) and not any(p.requires_grad for p in model.features.parameters()) and not any(
+        isinstance(m, nn.BatchNorm2d) for m in model.features.modules())
+
+
 @torch.no_grad()
-def predict(model: nn.Module, task: Task, x: Tensor, precision: str = "float32") -> Tensor:
-    """Logits (N, all outputs) of uint8 images (N, 3, H, W) in evaluation mode; the model's mode is put back."""
+def predict(model: nn.Module, task: Task, x: Tensor, precision: str = "float32", seen: dict | None = None) -> Tensor:
+    """Logits (N, all outputs) of uint8 images (N, 3, H, W) in evaluation mode; the model's mode is put back.
+
+    seen: keeps the features of each batch between calls, for a model whose features stay as they are."""
+    def logits(part: Tensor, number: int) -> Tensor:
+        if seen is None:
+            return model(normalise(part, task, dtype))
+        if (task.name, number) not in seen:
+            seen[task.name, number] = model.features(normalise(part, task, dtype)).flatten(1)
+        return model.head(seen[task.name, number])
+
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
     was_training = model.training
     model.eval()
     try:
         with autocast(precision, device):
-            parts = [model(normalise(part, task, dtype)).to(dtype) for part in x.split(EVALUATION_BATCH)]
+            parts = [logits(part, i).to(dtype) for i, part in enumerate(x.split(EVALUATION_BATCH))]
         return torch.cat(parts)
     finally:
         model.train(was_training)
 
 
-def evaluate(model: nn.Module, task: Task, precision: str = "float32") -> float:
-    """Top-1 accuracy in [0, 1] on the task's test images, over the task's own outputs."""
-    return float(measure(model, task, precision)["accuracy"])
+def evaluate(model: nn.Module, task: Task, precision: str = "float32", seen: dict | None = None) -> float:
+    """Top-1 accuracy in [0, 1] on the task's test images, over the task's own outputs. seen: see `predict`."""
+    return float(measure(model, task, precision, seen=seen)["accuracy"])
 
 
-def measure(model: nn.Module, task: Task, precision: str = "float32", part: str = "test") -> dict[str, float]:
-    """Accuracy in [0, 1] and mean cross-entropy (nats) on the task's "test" or "train" images (not augmented)."""
+def measure(model: nn.Module, task: Task, precision: str = "float32", part: str = "test", seen: dict | None = None
+            ) -> dict[str, float]:
+    """Accuracy in [0, 1] and mean cross-entropy (nats) on the task's "test" or "train" images (not augmented).
+    seen: see `predict`."""
     x, y = (task.x_test, task.y_test) if part == "test" else (task.x, task.y)
-    logits = predict(model, task, x, precision)[:, task.outputs]
+    logits = predict(model, task, x, precision, seen)[:, task.outputs]
     return {"accuracy": float((logits.argmax(1) == y).double().mean()), "loss": float(F.cross_entropy(logits, y))}
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from lib import kernels
+from lib import kernels, training
 from lib.data import split_tasks
 from lib.freezing import frozen
 from lib.keys import seed_of
@@ -324,6 +324,26 @@ def test_measure_of_the_training_part(tiny_tasks):
     swapped = tiny_tasks[0]._replace(x_test=tiny_tasks[0].x, y_test=tiny_tasks[0].y)
     model = network()
     assert measure(model, tiny_tasks[0], part="train") == measure(model, swapped) != measure(model, tiny_tasks[0])
+
+
+@pytest.mark.parametrize(("batch_norm", "fraction", "once"),
+                         [(False, 1.0, True), (True, 1.0, False), (False, 0.5, False)])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_features_that_stay_as_they_are_are_computed_once(tiny_tasks, monkeypatch, batch_norm, fraction, once,
+                                                          precision):
+    recipe, runs = RECIPE.model_copy(update={"epochs": 3, "precision": precision}), []
+    for cached in (True, False):
+        model, calls = network(batch_norm=batch_norm), []
+        model.features.conv1_1.register_forward_hook(lambda m, i, o, calls=calls: calls.append(m.training))
+        masks = {k: torch.arange(c.out_channels) < fraction * c.out_channels for k, c in conv_layers(model).items()}
+        method = Method()
+        method.during = lambda model, masks=masks: frozen(model, masks)
+        if not cached:
+            monkeypatch.setattr(training, "_features_are_fixed", lambda model: False)
+        runs.append((fit(model, tiny_tasks[0], recipe, method, watch=tiny_tasks), bits(model)))
+        assert calls.count(False) == len(tiny_tasks) * (1 if once and cached else 3)
+    monkeypatch.undo()
+    assert runs[0][0].accuracy == runs[1][0].accuracy and same(runs[0][1], runs[1][1])
 
 
 @pytest.mark.parametrize("training", [True, False])
