@@ -243,7 +243,7 @@ def cores() -> int:
 def targets_table(rows: Sequence[Row]) -> pd.DataFrame:
     """The rows with their column `reached`."""
     columns = ["measure", "baseline", "ours", "ratio", "target", "reached", "note"]
-    return pd.DataFrame([{**row._asdict(), "ratio": round(row.ratio, 2), "reached": row.reached} for row in rows],
+    return pd.DataFrame([{**row._asdict(), "ratio": round(row.ratio, 3), "reached": row.reached} for row in rows],
                         columns=columns)
 
 
