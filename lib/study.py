@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from lib import data as data_room
 from lib import pool
 from lib.data import Task
+from lib.kernels import recorder, use_triton
 from lib.keys import SCIENCE, digest
 from lib.methods import METHODS, Context, frozen_fraction
 from lib.network import VGG
@@ -45,7 +46,7 @@ from lib.products import (
 from lib.profile import FIRST_TUNING_SEED, Profile, load, parse_seeds
 from lib.ranking import RANKINGS
 from lib.store import results_dir
-from lib.training import evaluate, fit, measure
+from lib.training import default_device, evaluate, fit, measure, resolve_precision
 
 NO_LINEAGE = "scratch"  # arms that start from no checkpoint
 
@@ -245,7 +246,13 @@ def do(job: Job, profile: Profile) -> None:
 
 
 def fulfil(todo: Sequence[Job], profile: Profile, workers: int | None = None) -> None:
-    """Do all jobs side by side; progress goes to the output and into `<results>/log.txt` (see `lib.pool`)."""
+    """Do all jobs side by side; progress goes to the output and into `<results>/log.txt` (see `lib.pool`), after a
+    line that says which paths this machine gets."""
+    if todo:
+        device = default_device()
+        pool.say(f"on {device.type}: training in {resolve_precision(profile.recipe.precision, device)}, "
+                 f"{'Triton' if use_triton(device) else 'PyTorch'} kernels, training steps "
+                 f"{'recorded as CUDA graphs' if recorder(device) else 'not recorded'}")
     pool.side_by_side(todo, partial(do, profile=profile), results_dir(profile.name) / "log.txt", workers)
 
 

@@ -185,3 +185,20 @@ def test_the_network_of_a_seed_is_the_same_everywhere(tiny):
 def test_a_wrong_shard_is_refused(wrong, capsys):
     assert study.main(["--profile", "smoke", "--shard", wrong]) == 1
     assert "expected I/N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "bf16", "graphs", "words"), [
+    ("cpu", True, "1", "on cpu: training in bf16, PyTorch kernels, training steps not recorded"),
+    ("cpu", False, "1", "on cpu: training in float32"),  # a processor without bf16
+    ("cuda", True, "1", "on cuda: training in bf16, Triton kernels, training steps recorded as CUDA graphs"),
+    ("cuda", False, "0", "on cuda: training in float32, Triton kernels, training steps not recorded")])  # a T4
+def test_a_run_says_which_paths_it_takes(monkeypatch, capsys, device, bf16, graphs, words):
+    monkeypatch.setenv("CUDA_GRAPHS", graphs)
+    monkeypatch.setattr(study, "default_device", lambda: torch.device(device))
+    monkeypatch.setattr("lib.training.bf16_supported", lambda device: bf16)
+    monkeypatch.setattr(study, "use_triton", lambda device: device.type == "cuda")
+    monkeypatch.setattr(study.pool, "side_by_side", lambda *_: None)
+    study.fulfil([study.Job("task1", 1)], load("quick"))
+    assert words in capsys.readouterr().out
+    study.fulfil([], load("quick"))
+    assert not capsys.readouterr().out
