@@ -271,7 +271,8 @@ def draw_crops(images: int, generator: torch.Generator, padding: int = 4, flip: 
 
 
 def crop(x: Tensor, crops: Tensor, task: Task | Images, padding: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 (B, 3, H, W) cropped and flipped as `draw_crops` says, then as by `normalise`, in one pass over the batch.
+    """uint8 (B, 3, H, W) -> `dtype` (B, 3, H, W), channels last: cropped and flipped as crops, int64 (3, B) of
+    `draw_crops`, say, then as by `normalise`, in one pass over the batch.
 
     The padded border is black, as with torchvision's RandomCrop before Normalize. Everything on x's device."""
     top, left, mirror = crops
