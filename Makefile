@@ -14,7 +14,7 @@ endif
 
 .PHONY: help setup reproduce compare publish restore figures readme test bench trace lab clean
 help:            ## this list
-	@echo "usage: make TARGET [PROFILE=quick|compact|paper|paper_s2|paper_t] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
+	@echo "usage: make TARGET [PROFILE=quick|compact|compact_two_heads|paper|paper_batch_norm|paper_two_heads] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
 
 setup: $(ready)  ## a local virtual environment from requirements.txt (TORCH=cpu takes PyTorch's smaller CPU wheels)

@@ -144,7 +144,7 @@ def _hardware(timing: pd.DataFrame) -> str:
 
 
 def _results(published: Path) -> str:
-    folders = [published / name for name in ("compact", "paper", "paper_s2", "paper_t")]
+    folders = [published / name for name in ("compact", "paper", "paper_batch_norm", "paper_two_heads")]
     parts = [_one_profile(f) for f in folders if (f / "tables" / "claims.csv").exists()]
     return "\n" + ("".join(parts) or "Nothing is published yet.\n\n")
 

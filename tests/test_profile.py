@@ -40,7 +40,7 @@ def test_every_profile_that_comes_with_the_study_is_sound(name):
     profile = load(name)
     study.check(profile)
     assert profile.name == name and profile.seed_list and hash(profile.data)
-    assert {"compact", "paper", "paper_s2", "paper_t"} <= set(SHIPPED)
+    assert {"compact", "paper", "paper_batch_norm", "paper_two_heads", "compact_two_heads"} <= set(SHIPPED)
 
 
 def test_defaults_are_the_protocol_s(written):
@@ -55,14 +55,16 @@ def test_defaults_are_the_protocol_s(written):
 
 
 def test_the_paper_s_settings():
-    s1, s2, t, k = (load(name) for name in ("paper", "paper_s2", "paper_t", "compact"))
-    assert [(p.setting, p.network.width, p.network.batch_norm, p.network.heads) for p in (s1, s2, t, k)] == [
+    settings = ("paper", "paper_batch_norm", "paper_two_heads", "compact", "compact_two_heads")
+    s1, s2, t, k, kt = (load(name) for name in settings)
+    assert [(p.setting, p.network.width, p.network.batch_norm, p.network.heads) for p in (s1, s2, t, k, kt)] == [
         ("S1", 1.0, False, "shared"), ("S2", 1.0, True, "shared"), ("T", 1.0, False, "per_task"),
-        ("K", 0.25, True, "shared")]
-    assert [(p.recipe.momentum, p.recipe.batch_size) for p in (s1, s2, t, k)] == [
-        (0.9, 64), (0.0, 128), (0.9, 64), (0.9, 64)]
-    assert all(p.recipe.lr == 0.001 and p.recipe.epochs == 10 and p.recipe.weight_decay == 0 for p in (s1, s2, t, k))
-    assert all(p.data.classes == (tuple(range(10)), tuple(range(10, 20))) for p in (s1, s2, t, k))
+        ("K", 0.25, True, "shared"), ("KT", 0.25, True, "per_task")]
+    assert kt.recipe == k.recipe and kt.explain == k.explain and kt.seed_list == list(range(21, 41))
+    assert [(p.recipe.momentum, p.recipe.batch_size) for p in (s1, s2, t, k, kt)] == [
+        (0.9, 64), (0.0, 128), (0.9, 64), (0.9, 64), (0.9, 64)]
+    assert all(p.recipe.lr == 0.001 and p.recipe.epochs == 10 and p.recipe.weight_decay == 0 for p in (s1, s2, t, k, kt))
+    assert all(p.data.classes == (tuple(range(10)), tuple(range(10, 20))) for p in (s1, s2, t, k, kt))
 
 
 def test_extends_merges_section_by_section(written):
