@@ -1,9 +1,10 @@
-"""Measures the study's parts against plain baselines and prints tables: ratios, within one run, on this machine.
+"""Measures the study's parts against plain baselines and prints tables: ratios, within one run, on
+this machine.
 
-    python -m bench                                    # everything, under 10 minutes on two cores
-    python -m bench --section train --out FOLDER       # one section (may be given more than once)
-    python -m bench --trace step.json                  # a profiler trace of one training step (chrome://tracing)
-"""
+python -m bench                                    # everything, under 10 minutes on two cores
+python -m bench --section train --out FOLDER       # one section (may be given more than once)
+python -m bench --trace step.json                  # a profiler trace of one training step
+(chrome://tracing)"""
 
 import argparse
 import sys
@@ -21,7 +22,8 @@ from lib.training import default_device, fit
 
 
 def trace_step(file: Path, name: str, setup: Setup) -> None:
-    """Write a Chrome trace of one training step (and what surrounds it in `fit`) after a warm-up."""
+    """Write a Chrome trace of one training step (and what surrounds it in `fit`) after a
+    warm-up."""
     from torch.profiler import ProfilerActivity, profile
 
     model, recipe = network(name, setup)
@@ -30,25 +32,40 @@ def trace_step(file: Path, name: str, setup: Setup) -> None:
     for _ in range(3):
         fit(model, task, recipe)
     synchronise(setup.device)
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if setup.device.type == "cuda" else [])]
+    activities = [
+        ProfilerActivity.CPU,
+        *([ProfilerActivity.CUDA] if setup.device.type == "cuda" else []),
+    ]
     with profile(activities=activities, record_shapes=True) as profiler:
         fit(model, task, recipe)
         synchronise(setup.device)
     file.parent.mkdir(parents=True, exist_ok=True)
     profiler.export_chrome_trace(str(file))
-    print(profiler.key_averages().table(sort_by=f"self_{setup.device.type}_time_total", row_limit=12))
+    print(
+        profiler.key_averages().table(sort_by=f"self_{setup.device.type}_time_total", row_limit=12)
+    )
     print(f"trace: {file}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--section", action="append", choices=SECTIONS, help="only this section; may be repeated")
-    parser.add_argument("--out", type=Path, default=results_dir("bench"), help="folder for the tables")
+    parser.add_argument(
+        "--section", action="append", choices=SECTIONS, help="only this section; may be repeated"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=results_dir("bench"), help="folder for the tables"
+    )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tiny", action="store_true", help="sizes for the tests; the times mean nothing")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="only write a trace of one training step")
-    parser.add_argument("--network", choices=NETWORKS, default="full width", help="the network of the trace")
+    parser.add_argument(
+        "--tiny", action="store_true", help="sizes for the tests; the times mean nothing"
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="only write a trace of one training step"
+    )
+    parser.add_argument(
+        "--network", choices=NETWORKS, default="full width", help="the network of the trace"
+    )
     given = parser.parse_args(arguments)
     if given.repeats < 1:
         parser.error(f"--repeats {given.repeats}: expected 1 or more")
@@ -58,8 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     start = time.perf_counter()
     head = machine(setup.device, setup.repeats)  # first: it reads the load before we add to it
-    details, rows = measure_all(given.section or SECTIONS, setup, lambda line: print(line, flush=True))
-    head["took"] = f"{time.perf_counter() - start:.0f} s" + (" (tiny sizes: the times mean nothing)" * given.tiny)
+    details, rows = measure_all(
+        given.section or SECTIONS, setup, lambda line: print(line, flush=True)
+    )
+    head["took"] = f"{time.perf_counter() - start:.0f} s" + (
+        " (tiny sizes: the times mean nothing)" * given.tiny
+    )
     name = "targets" if not given.section else "targets_" + "_".join(given.section)
     written = write_tables(given.out, name, head, rows, details)
     print("\n".join(f"{k}: {v}" for k, v in head.items()))

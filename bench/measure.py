@@ -1,12 +1,11 @@
 """Timing, runs side by side, what the machine is, and the tables.
 
     seconds = median_seconds(lambda: work(), repeats=5, device=device)
-    seconds = side_by_side(2, prepare, 1, repeats, *arguments)        # two processes of one thread each
-    anything = fresh(measure, 2, *arguments)                          # measure(*arguments) in a process of two threads
+    seconds = side_by_side(2, prepare, 1, repeats, *arguments)  # two processes of one thread each
+    anything = fresh(measure, 2, *arguments)  # measure(*arguments) in a process of two threads
 
-Ours runs in fresh processes set up as the study's workers are (`lib.pool.memory_kept`), baselines as Python starts
-them.
-"""
+Ours runs in fresh processes set up as the study's workers are (`lib.pool.memory_kept`), baselines
+as Python starts them."""
 
 import multiprocessing
 import os
@@ -37,7 +36,8 @@ PATIENCE = 300  # seconds a process waits for its neighbours before the measurem
 
 
 class Row(NamedTuple):
-    """One line of the table of targets. ratio: baseline / ours in time; target: the least (or, marked <=, the most)."""
+    """One line of the table of targets. ratio: baseline / ours in time; target: the least (or,
+    marked <=, the most)."""
 
     measure: str
     baseline: str
@@ -48,11 +48,15 @@ class Row(NamedTuple):
 
     @property
     def reached(self) -> str:
-        """"yes" or "no"; empty where there is no target."""
+        """ "yes" or "no"; empty where there is no target."""
         if not self.target:
             return ""
         sign, _, number = self.target.partition(" ")
-        return "yes" if (self.ratio >= float(number) if sign == ">=" else self.ratio <= float(number)) else "no"
+        return (
+            "yes"
+            if (self.ratio >= float(number) if sign == ">=" else self.ratio <= float(number))
+            else "no"
+        )
 
 
 def synchronise(device: torch.device) -> None:
@@ -61,7 +65,9 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def times(work: Callable[[], Any], repeats: int, device: torch.device, warm_up: int = 1) -> list[float]:
+def times(
+    work: Callable[[], Any], repeats: int, device: torch.device, warm_up: int = 1
+) -> list[float]:
     """Seconds of each of `repeats` calls, after `warm_up` calls that do not count."""
     found = []
     for _ in range(warm_up + repeats):
@@ -73,14 +79,18 @@ def times(work: Callable[[], Any], repeats: int, device: torch.device, warm_up: 
     return found[warm_up:]
 
 
-def median_seconds(work: Callable[[], Any], repeats: int, device: torch.device, warm_up: int = 1) -> float:
+def median_seconds(
+    work: Callable[[], Any], repeats: int, device: torch.device, warm_up: int = 1
+) -> float:
     """The median of `times`."""
     return statistics.median(times(work, repeats, device, warm_up))
 
 
-def median_within(work: Callable[[], Any], repeats: int, device: torch.device, budget: float = BUDGET
-                  ) -> tuple[float, int]:
-    """Median seconds and how many repeats it is of: `repeats`, or fewer when they would take more than `budget` s.
+def median_within(
+    work: Callable[[], Any], repeats: int, device: torch.device, budget: float = BUDGET
+) -> tuple[float, int]:
+    """Median seconds and how many repeats it is of: `repeats`, or fewer when they would take more
+    than `budget` s.
 
     For work of many seconds; nothing is thrown away, so warm up before.
     """
@@ -90,7 +100,7 @@ def median_within(work: Callable[[], Any], repeats: int, device: torch.device, b
     return statistics.median(found), len(found)
 
 
-# --- side by side -------------------------------------------------------------------------------------------------
+# --- side by side ---------------------------------------------------------------------------------
 
 _together = None  # the barrier, in a process of side_by_side
 
@@ -102,7 +112,8 @@ def _begin(barrier, number_of_threads: int) -> None:
 
 
 def _take_part(prepare: Callable, repeats: int, arguments: tuple) -> list[tuple[float, float]]:
-    """In one process: make the work, do it once to warm up, then `repeats` times, each begun together."""
+    """In one process: make the work, do it once to warm up, then `repeats` times, each begun
+    together."""
     work, device = prepare(*arguments)
     work()
     spans = []
@@ -116,17 +127,25 @@ def _take_part(prepare: Callable, repeats: int, arguments: tuple) -> list[tuple[
     return spans
 
 
-def side_by_side(processes: int, prepare: Callable, number_of_threads: int, repeats: int, *arguments) -> float:
-    """Median seconds from the first start to the last end of the same work in several fresh processes at once.
+def side_by_side(
+    processes: int, prepare: Callable, number_of_threads: int, repeats: int, *arguments
+) -> float:
+    """Median seconds from the first start to the last end of the same work in several fresh
+    processes at once.
 
     `prepare(*arguments)` runs in each process and returns (the work, its device).
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
-    with memory_kept(), ProcessPoolExecutor(processes, context, _begin, (barrier, number_of_threads)) as pool:
+    with (
+        memory_kept(),
+        ProcessPoolExecutor(processes, context, _begin, (barrier, number_of_threads)) as pool,
+    ):
         parts = [pool.submit(_take_part, prepare, repeats, arguments) for _ in range(processes)]
         spans = [part.result() for part in parts]
-    return statistics.median(max(end for _, end in one) - min(start for start, _ in one) for one in zip(*spans))
+    return statistics.median(
+        max(end for _, end in one) - min(start for start, _ in one) for one in zip(*spans)
+    )
 
 
 def fresh(measure: Callable, number_of_threads: int, *arguments, as_worker: bool = True) -> Any:
@@ -138,21 +157,25 @@ def fresh(measure: Callable, number_of_threads: int, *arguments, as_worker: bool
 
 
 def watched(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Seconds a command took and the most memory (GB) it and its descendants held at once, looked at twice a second.
+    """Seconds a command took and the most memory (GB) it and its descendants held at once, looked
+    at twice a second.
 
-    Memory is the proportional set size, so that what processes share counts once; nan where there is no /proc.
-    RuntimeError with the command's last words if it fails.
-    """
+    Memory is the proportional set size, so that what processes share counts once; nan where there
+    is no /proc. RuntimeError with the command's last words if it fails."""
     start, most = time.perf_counter(), float("nan")
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
+        )
         while process.poll() is None:
             held = sum(_held(pid) for pid in _family(process.pid))
             most = held if not most >= held else most
             time.sleep(0.5)
         if process.returncode:
             output.seek(0)
-            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {output.read()[-500:]}")
+            raise RuntimeError(
+                f"{' '.join(command)} ended with {process.returncode}: {output.read()[-500:]}"
+            )
     return time.perf_counter() - start, most or float("nan")
 
 
@@ -173,10 +196,12 @@ def _held(pid: int) -> float:
     return 0.0
 
 
-# --- work and machine ---------------------------------------------------------------------------------------------
+# --- work and machine -----------------------------------------------------------------------------
+
 
 def macs(model: nn.Module, image_size: int = 32) -> int:
-    """Multiply-accumulates of the convolutions and linear layers of one forward pass of one image."""
+    """Multiply-accumulates of the convolutions and linear layers of one forward pass of one
+    image."""
     counted, handles = [], []
 
     def count(module, _inputs, output):
@@ -200,7 +225,15 @@ def machine(device: torch.device, repeats: int) -> dict[str, str]:
     """Hardware, versions, precision: the head of every table."""
     cuda = device.type == "cuda"
     versions = {}
-    for name in ("torch", "torchvision", "triton", "numpy", "scipy", "scikit-learn", "torchmetrics"):
+    for name in (
+        "torch",
+        "torchvision",
+        "triton",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "torchmetrics",
+    ):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -208,22 +241,29 @@ def machine(device: torch.device, repeats: int) -> dict[str, str]:
     share = busy()
     return {
         "processor": f"{processor()}, {cores()} cores, {torch.get_num_threads()} threads, "
-                     f"{torch.backends.cpu.get_cpu_capability()}",
+        f"{torch.backends.cpu.get_cpu_capability()}",
         "GPU": torch.cuda.get_device_name(device) if cuda else "none",
-        "precision": f"training {resolve_precision('auto', device)} (what auto means here), explanations float32, "
-                     "scores float64",
+        "precision": f"training {resolve_precision('auto', device)} (what auto means here), "
+        "explanations float32, "
+        "scores float64",
         "kernels": "Triton" if use_triton(device) else "PyTorch",
-        "versions": ", ".join(f"{k} {v}" for k, v in {"Python": platform.python_version(), **versions}.items()),
+        "versions": ", ".join(
+            f"{k} {v}" for k, v in {"Python": platform.python_version(), **versions}.items()
+        ),
         "repeats": f"median of {repeats}",
-        "before the start": f"{share:.0%} of the processor's time taken by others" + (
-            ": the machine is not idle, the times are not valid" if share > IDLE else ""),
+        "before the start": f"{share:.0%} of the processor's time taken by others"
+        + (": the machine is not idle, the times are not valid" if share > IDLE else ""),
     }
 
 
 def busy(seconds: float = 2) -> float:
-    """Share of all cores' time that is not idle while we wait; nan where the system does not tell (no /proc/stat)."""
+    """Share of all cores' time that is not idle while we wait; nan where the system does not tell
+    (no /proc/stat)."""
+
     def ticks():
-        user, nice, system, idle, waiting, *others = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+        user, nice, system, idle, waiting, *others = map(
+            int, Path("/proc/stat").read_text().split("\n")[0].split()[1:]
+        )
         return idle + waiting, user + nice + system + idle + waiting + sum(others[:3])
 
     if not Path("/proc/stat").exists():
@@ -238,18 +278,25 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- tables -------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
+
 
 def targets_table(rows: Sequence[Row]) -> pd.DataFrame:
     """The rows with their column `reached`."""
     columns = ["measure", "baseline", "ours", "ratio", "target", "reached", "note"]
-    return pd.DataFrame([{**row._asdict(), "ratio": round(row.ratio, 3), "reached": row.reached} for row in rows],
-                        columns=columns)
+    return pd.DataFrame(
+        [{**row._asdict(), "ratio": round(row.ratio, 3), "reached": row.reached} for row in rows],
+        columns=columns,
+    )
 
 
 def markdown(frame: pd.DataFrame) -> str:
     """A Markdown table."""
-    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(object).values.tolist()]
+    lines = [
+        list(frame.columns),
+        ["---"] * len(frame.columns),
+        *frame.astype(object).values.tolist(),
+    ]
     return "\n".join("| " + " | ".join(_cell(c) for c in line) + " |" for line in lines)
 
 
@@ -259,12 +306,22 @@ def _cell(value: Any) -> str:
     return str(value).replace("|", "/")
 
 
-def write_tables(out: Path, name: str, head: dict[str, str], rows: Sequence[Row],
-                 details: dict[str, list[dict]]) -> list[Path]:
-    """Writes `<name>.md` with everything, `<name>.csv` with the targets, `<section>.csv` for each section."""
+def write_tables(
+    out: Path, name: str, head: dict[str, str], rows: Sequence[Row], details: dict[str, list[dict]]
+) -> list[Path]:
+    """Writes `<name>.md` with everything, `<name>.csv` with the targets, `<section>.csv` for each
+    section."""
     out.mkdir(parents=True, exist_ok=True)
     targets = targets_table(rows)
-    text = ["# Benchmark", *(f"- {k}: {v}" for k, v in head.items()), "", "## Targets", "", markdown(targets), ""]
+    text = [
+        "# Benchmark",
+        *(f"- {k}: {v}" for k, v in head.items()),
+        "",
+        "## Targets",
+        "",
+        markdown(targets),
+        "",
+    ]
     written = [out / f"{name}.md", out / f"{name}.csv"]
     targets.to_csv(written[1], index=False)
     for section, lines in details.items():

@@ -4,9 +4,9 @@
     first, second = split_tasks(images, [range(10), range(10, 20)])
     x = augment(first.x[:64], images, generator, padding=4, flip=True)      # (64, 3, 32, 32) float
 
-Sources: `cifar100` (torchvision; downloads with its checksum, or reads `root`), `cifar100:FOLDER`, `digits`
-(scikit-learn's, inside the package), a path ending in `.npz`, or a folder of images in class folders.
-"""
+Sources: `cifar100` (torchvision; downloads with its checksum, or reads `root`), `cifar100:FOLDER`,
+`digits` (scikit-learn's, inside the package), a path ending in `.npz`, or a folder of images in
+class folders."""
 
 import hashlib
 import zipfile
@@ -27,7 +27,8 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 class Images(NamedTuple):
-    """A data set: x uint8 (N, 3, H, W), y int64 (N,), the same for testing, class names, and where it came from."""
+    """A data set: x uint8 (N, 3, H, W), y int64 (N,), the same for testing, class names, and where
+    it came from."""
 
     x: Tensor
     y: Tensor
@@ -40,11 +41,14 @@ class Images(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Images":
         """The same images on another device."""
-        return self._replace(**{k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)})
+        return self._replace(
+            **{k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        )
 
 
 class Task(NamedTuple):
-    """Some classes of a data set; labels y run over 0..K-1 and mean the outputs first_output..first_output+K-1."""
+    """Some classes of a data set; labels y run over 0..K-1 and mean the outputs
+    first_output..first_output+K-1."""
 
     name: str
     classes: tuple[int, ...]
@@ -63,7 +67,8 @@ class Task(NamedTuple):
 
 
 def load(source: str, root: str | Path = "data", image_size: int | None = None) -> Images:
-    """Read a data source (see the head of this module), resized to image_size if given and different.
+    """Read a data source (see the head of this module), resized to image_size if given and
+    different.
 
     Raises FileNotFoundError, ConnectionError or ValueError with one sentence that says what to do.
     """
@@ -77,14 +82,27 @@ def load(source: str, root: str | Path = "data", image_size: int | None = None) 
     elif Path(source).is_dir():
         raw = _folder(Path(source), image_size or 32)
     else:
-        raise FileNotFoundError(f"no data source {source!r}: expected cifar100, cifar100:FOLDER, digits, the path of "
-                                "an existing .npz file, or an existing folder of class folders")
+        raise FileNotFoundError(
+            f"no data source {source!r}: expected cifar100, cifar100:FOLDER, digits, the path of "
+            "an existing .npz file, or an existing folder of class folders"
+        )
     x, y, x_test, y_test, names = raw
     x, x_test = (resize(_nchw(a, source), image_size) for a in (x, x_test))
     if not len(x) or not len(x_test):
-        raise ValueError(f"{source}: {len(x)} training and {len(x_test)} test images, expected some of each")
+        raise ValueError(
+            f"{source}: {len(x)} training and {len(x_test)} test images, expected some of each"
+        )
     mean, std = channel_statistics(x)
-    return Images(x, torch.as_tensor(y).long(), x_test, torch.as_tensor(y_test).long(), tuple(names), source, mean, std)
+    return Images(
+        x,
+        torch.as_tensor(y).long(),
+        x_test,
+        torch.as_tensor(y_test).long(),
+        tuple(names),
+        source,
+        mean,
+        std,
+    )
 
 
 def _cifar100(root: Path):
@@ -93,11 +111,17 @@ def _cifar100(root: Path):
     try:
         train, test = (CIFAR100(str(root), train=t, download=True) for t in (True, False))
     except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno in (28, 13, 30):  # disk full, no permission, read-only
+        if isinstance(error, OSError) and error.errno in (
+            28,
+            13,
+            30,
+        ):  # disk full, no permission, read-only
             raise
         raise ConnectionError(
-            f"CIFAR-100 could not be had ({error}): expected a network to download it, or the official "
-            f"cifar-100-python folder inside {root.resolve()}; put it there, or name its place by DATA=cifar100:FOLDER"
+            f"CIFAR-100 could not be had ({error}): expected a network to download it, or the "
+            "official "
+            f"cifar-100-python folder inside {root.resolve()}; put it there, or name its place "
+            "by DATA=cifar100:FOLDER"
         ) from None
     return train.data, train.targets, test.data, test.targets, train.classes
 
@@ -108,7 +132,9 @@ def _digits():
 
     digits = load_digits()
     x = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), 17 grey levels
-    x, x_test, y, y_test = train_test_split(x, digits.target, test_size=0.3, random_state=0, stratify=digits.target)
+    x, x_test, y, y_test = train_test_split(
+        x, digits.target, test_size=0.3, random_state=0, stratify=digits.target
+    )
     return x, y, x_test, y_test, [str(n) for n in digits.target_names]
 
 
@@ -118,46 +144,70 @@ def _npz(path: Path):
     try:
         with np.load(path, allow_pickle=False) as file:
             if missing := [k for k in NPZ_KEYS if k not in file]:
-                raise ValueError(f"{path}: lacks {', '.join(missing)}; it has {', '.join(file) or 'nothing'}, "
-                                 f"expected {', '.join(NPZ_KEYS)}")
+                raise ValueError(
+                    f"{path}: lacks {', '.join(missing)}; it has {', '.join(file) or 'nothing'}, "
+                    f"expected {', '.join(NPZ_KEYS)}"
+                )
             arrays = [file[k] for k in NPZ_KEYS]
-            names = [str(n) for n in file["fine_label_names"]] if "fine_label_names" in file else None
+            names = (
+                [str(n) for n in file["fine_label_names"]] if "fine_label_names" in file else None
+            )
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: damaged or not an .npz file of plain arrays ({error}); make or fetch it again") \
-            from None
+        raise ValueError(
+            f"{path}: damaged or not an .npz file of plain arrays ({error}); make or fetch it again"
+        ) from None
     for key, array in zip(NPZ_KEYS, arrays):
         if key.startswith("y"):
             if array.ndim != 1 or array.dtype.kind not in "iu":
-                raise ValueError(f"{path}: {key} is {array.dtype} {array.shape}, expected integers (N,)")
-        elif array.dtype != np.uint8 or not (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))):
-            raise ValueError(f"{path}: {key} is {array.dtype} {array.shape}, expected uint8 (N, H, W, 3) or (N, H, W)")
+                raise ValueError(
+                    f"{path}: {key} is {array.dtype} {array.shape}, expected integers (N,)"
+                )
+        elif array.dtype != np.uint8 or not (
+            array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (1, 3))
+        ):
+            raise ValueError(
+                f"{path}: {key} is {array.dtype} {array.shape}, expected uint8 (N, H, W, 3) or "
+                "(N, H, W)"
+            )
     for x, y, part in ((arrays[0], arrays[1], "train"), (arrays[2], arrays[3], "test")):
         if len(x) != len(y):
             raise ValueError(f"{path}: x_{part} has {len(x)} images but y_{part} {len(y)} labels")
         if len(y) and int(y.min()) < 0:
-            raise ValueError(f"{path}: y_{part} holds the negative label {int(y.min())}, expected 0, 1, 2, ...")
+            raise ValueError(
+                f"{path}: y_{part} holds the negative label {int(y.min())}, expected 0, 1, 2, ..."
+            )
     top = max((int(y.max()) for y in (arrays[1], arrays[3]) if len(y)), default=-1)
     return *arrays, names if names and len(names) > top else [str(i) for i in range(top + 1)]
 
 
 def _folder(root: Path, size: int):
-    """`root/train/<class>/*` and `root/test/<class>/*`, or `root/<class>/*` with every fifth image for testing."""
+    """`root/train/<class>/*` and `root/test/<class>/*`, or `root/<class>/*` with every fifth image
+    for testing."""
     split = (root / "train").is_dir() and (root / "test").is_dir()
     inside = root / "train" if split else root
     names = sorted(p.name for p in inside.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
-        raise ValueError(f"{root}: no class folders; expected {root}/<class>/<image> or {root}/train and {root}/test")
+        raise ValueError(
+            f"{root}: no class folders; expected {root}/<class>/<image> or {root}/train and "
+            f"{root}/test"
+        )
     parts: dict[str, list] = {"train": [], "test": []}
     for label, name in enumerate(names):
         for part in parts if split else ("",):
-            files = sorted(f for f in (root / part / name).glob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+            files = sorted(
+                f for f in (root / part / name).glob("*") if f.suffix.lower() in IMAGE_SUFFIXES
+            )
             for i, file in enumerate(files):
-                parts[part or ("test" if i % 5 == 4 else "train")].append((_open(file, size), label))
+                parts[part or ("test" if i % 5 == 4 else "train")].append(
+                    (_open(file, size), label)
+                )
     if empty := [part for part, items in parts.items() if not items]:
-        raise ValueError(f"{root}: no images for {' and '.join(empty)}; expected "
-                         f"{', '.join(sorted(IMAGE_SUFFIXES))} files in class folders, five or more a class")
+        raise ValueError(
+            f"{root}: no images for {' and '.join(empty)}; expected "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))} files in class folders, five or more a class"
+        )
     (x, y), (x_test, y_test) = (zip(*parts[part]) for part in ("train", "test"))
     return np.stack(x), list(y), np.stack(x_test), list(y_test), names
 
@@ -170,7 +220,9 @@ def _open(file: Path, size: int) -> np.ndarray:
         with Image.open(file) as image:
             return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size)))
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file}: not a readable image ({error}); mend it or take it out") from None
+        raise ValueError(
+            f"{file}: not a readable image ({error}); mend it or take it out"
+        ) from None
 
 
 def _nchw(x, source: str) -> Tensor:
@@ -178,22 +230,30 @@ def _nchw(x, source: str) -> Tensor:
     x = torch.from_numpy(np.ascontiguousarray(x))
     x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
     if x.shape[2] != x.shape[3]:
-        raise ValueError(f"{source}: images are {x.shape[2]} by {x.shape[3]} pixels, expected square ones")
+        raise ValueError(
+            f"{source}: images are {x.shape[2]} by {x.shape[3]} pixels, expected square ones"
+        )
     return x.expand(-1, 3, -1, -1).contiguous()
 
 
 def resize(x: Tensor, size: int | None) -> Tensor:
-    """uint8 (N, 3, H, H) -> uint8 (N, 3, size, size), bilinear with antialiasing; unchanged if already so."""
+    """uint8 (N, 3, H, H) -> uint8 (N, 3, size, size), bilinear with antialiasing; unchanged if
+    already so."""
     if size is None or x.shape[-1] == size or not len(x):
         return x
-    y = F.interpolate(x.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    y = F.interpolate(
+        x.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
     return y.round().clamp(0, 255).to(torch.uint8)
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (3,) of uint8 (N, 3, H, W) scaled to [0, 1], from exact integer counts."""
+    """Mean and standard deviation (3,) of uint8 (N, 3, H, W) scaled to [0, 1], from exact integer
+    counts."""
     levels = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.stack([torch.bincount(x[:, c].reshape(-1).int(), minlength=256) for c in range(3)]).double()
+    counts = torch.stack(
+        [torch.bincount(x[:, c].reshape(-1).int(), minlength=256) for c in range(3)]
+    ).double()
     weights = counts / counts.sum(1, keepdim=True)
     mean = weights @ levels
     std = (weights @ levels**2 - mean**2).clamp_min(0).sqrt().clamp_min(1e-6)
@@ -201,37 +261,56 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw_classes(n_classes: int, tasks: int, size: int, seed: int) -> list[tuple[int, ...]]:
-    """`tasks` lists of `size` different classes drawn at random by the seed, as the paper's text says it did."""
+    """`tasks` lists of `size` different classes drawn at random by the seed, as the paper's text
+    says it did."""
     if tasks * size > n_classes:
         raise ValueError(f"cannot draw {tasks} x {size} classes from {n_classes}: ask for fewer")
     order = torch.randperm(n_classes, generator=torch.Generator().manual_seed(seed)).tolist()
-    return [tuple(order[k * size:(k + 1) * size]) for k in range(tasks)]
+    return [tuple(order[k * size : (k + 1) * size]) for k in range(tasks)]
 
 
-def split_tasks(images: Images, classes: Sequence[Sequence[int]], heads: str = "shared") -> list[Task]:
+def split_tasks(
+    images: Images, classes: Sequence[Sequence[int]], heads: str = "shared"
+) -> list[Task]:
     """One Task for each list of classes: class i of a list is label i.
 
-    heads "shared": all tasks use outputs 0..K-1. "per_task": task t uses outputs tK..tK+K-1 (one head each).
-    Raises ValueError when a class has no training or no test images, or the tasks differ in size.
-    """
+    heads "shared": all tasks use outputs 0..K-1. "per_task": task t uses outputs tK..tK+K-1 (one
+    head each). Raises ValueError when a class has no training or no test images, or the tasks
+    differ in size."""
     lists = [tuple(int(c) for c in task) for task in classes]
     if len({len(c) for c in lists}) != 1:
         raise ValueError(f"tasks of {[len(c) for c in lists]} classes: expected equal sizes")
     flat = [c for task in lists for c in task]
     if twice := sorted({c for c in flat if flat.count(c) > 1}):
-        raise ValueError(f"classes {twice} are in more than one task (or twice in one): expected each class once")
+        raise ValueError(
+            f"classes {twice} are in more than one task (or twice in one): expected each class once"
+        )
     have = set(images.y.tolist()) & set(images.y_test.tolist())
     if lacking := sorted(set(flat) - have):
-        raise ValueError(f"{images.source} has no images of class {lacking} (it has training and test images of "
-                         f"{len(have)} classes); name other classes in the profile's data section")
+        raise ValueError(
+            f"{images.source} has no images of class {lacking} (it has training and test images of "
+            f"{len(have)} classes); name other classes in the profile's data section"
+        )
     tasks = []
     for t, task in enumerate(lists):
-        keep, keep_test = (torch.isin(y, torch.tensor(task, device=y.device)) for y in (images.y, images.y_test))
+        keep, keep_test = (
+            torch.isin(y, torch.tensor(task, device=y.device)) for y in (images.y, images.y_test)
+        )
         label = torch.full((max(have) + 1,), -1, device=images.y.device)
         label[list(task)] = torch.arange(len(task), device=label.device)
-        tasks.append(Task(f"task{t + 1}", task, images.x[keep], label[images.y[keep]], images.x_test[keep_test],
-                          label[images.y_test[keep_test]], t * len(task) if heads == "per_task" else 0,
-                          images.mean, images.std))
+        tasks.append(
+            Task(
+                f"task{t + 1}",
+                task,
+                images.x[keep],
+                label[images.y[keep]],
+                images.x_test[keep_test],
+                label[images.y_test[keep_test]],
+                t * len(task) if heads == "per_task" else 0,
+                images.mean,
+                images.std,
+            )
+        )
     return tasks
 
 
@@ -239,14 +318,22 @@ def join(tasks: Sequence[Task], shared: bool) -> Task:
     """All tasks as one: over the K labels of the shared head, or over all T * K classes."""
     shift = [0 if shared else t * len(task.classes) for t, task in enumerate(tasks)]
     cat = lambda get: torch.cat([get(task, s) for task, s in zip(tasks, shift)])  # noqa: E731
-    return Task("joint10" if shared else "joint20",
-                tasks[0].classes if shared else tuple(c for task in tasks for c in task.classes),
-                cat(lambda t, s: t.x), cat(lambda t, s: t.y + s), cat(lambda t, s: t.x_test),
-                cat(lambda t, s: t.y_test + s), 0, tasks[0].mean, tasks[0].std)
+    return Task(
+        "joint10" if shared else "joint20",
+        tasks[0].classes if shared else tuple(c for task in tasks for c in task.classes),
+        cat(lambda t, s: t.x),
+        cat(lambda t, s: t.y + s),
+        cat(lambda t, s: t.x_test),
+        cat(lambda t, s: t.y_test + s),
+        0,
+        tasks[0].mean,
+        tasks[0].std,
+    )
 
 
 def checksum(tasks: Sequence[Task]) -> str:
-    """A hash of the pixels and labels used (not of the file they came in), and of the normalisation."""
+    """A hash of the pixels and labels used (not of the file they came in), and of the
+    normalisation."""
     sha = hashlib.sha256()
     for task in tasks:
         for part in (task.x, task.y, task.x_test, task.y_test, task.mean, task.std):
@@ -256,13 +343,17 @@ def checksum(tasks: Sequence[Task]) -> str:
 
 
 def normalise(x: Tensor, task: Task | Images, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 (B, 3, H, W) -> dtype (B, 3, H, W), channels last: scaled to [0, 1], minus mean, over std."""
+    """uint8 (B, 3, H, W) -> dtype (B, 3, H, W), channels last: scaled to [0, 1], minus mean, over
+    std."""
     mean, std = (s.to(x.device, dtype).view(1, 3, 1, 1) for s in (task.mean, task.std))
     return ((x.to(dtype) / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def draw_crops(images: int, generator: torch.Generator, padding: int = 4, flip: bool = True) -> Tensor:
-    """int64 (3, images): row and column of each image's crop in the padded image, and whether it is flipped.
+def draw_crops(
+    images: int, generator: torch.Generator, padding: int = 4, flip: bool = True
+) -> Tensor:
+    """int64 (3, images): row and column of each image's crop in the padded image, and whether it is
+    flipped.
 
     Drawn on the CPU, so that a seed means the same on every device."""
     top_left = torch.randint(0, 2 * padding + 1, (2, images), generator=generator)
@@ -270,19 +361,38 @@ def draw_crops(images: int, generator: torch.Generator, padding: int = 4, flip: 
     return torch.cat([top_left, mirror[None]])
 
 
-def crop(x: Tensor, crops: Tensor, task: Task | Images, padding: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 (B, 3, H, W) -> `dtype` (B, 3, H, W), channels last: cropped and flipped as crops, int64 (3, B) of
-    `draw_crops`, say, then as by `normalise`, in one pass over the batch.
+def crop(
+    x: Tensor, crops: Tensor, task: Task | Images, padding: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """uint8 (B, 3, H, W) -> `dtype` (B, 3, H, W), channels last: cropped and flipped as crops,
+    int64 (3, B) of `draw_crops`, say, then as by `normalise`, in one pass over the batch.
 
-    The padded border is black, as with torchvision's RandomCrop before Normalize. Everything on x's device."""
+    The padded border is black, as with torchvision's RandomCrop before Normalize. Everything on x's
+    device."""
     top, left, mirror = crops
-    return crop_flip_normalise(x, torch.arange(len(x), device=x.device), top, left, mirror.bool(),
-                               task.mean, task.std, padding, dtype)
+    return crop_flip_normalise(
+        x,
+        torch.arange(len(x), device=x.device),
+        top,
+        left,
+        mirror.bool(),
+        task.mean,
+        task.std,
+        padding,
+        dtype,
+    )
 
 
-def augment(x: Tensor, task: Task | Images, generator: torch.Generator, padding: int = 4, flip: bool = True,
-            dtype: torch.dtype = torch.float32) -> Tensor:
-    """Random crop (zero padding), random horizontal flip, then `normalise`, of uint8 (B, 3, H, W)."""
+def augment(
+    x: Tensor,
+    task: Task | Images,
+    generator: torch.Generator,
+    padding: int = 4,
+    flip: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Random crop (zero padding), random horizontal flip, then `normalise`, of uint8 (B, 3, H,
+    W)."""
     crops = draw_crops(len(x), generator, padding, flip).to(x.device)
     task = task._replace(mean=task.mean.to(x.device), std=task.std.to(x.device))
     return crop(x, crops, task, padding, dtype)
@@ -293,4 +403,8 @@ def duplicates(x: Tensor, x_test: Tensor) -> list[tuple[int, int]]:
     seen: dict[bytes, list[int]] = {}
     for i, image in enumerate(x.cpu().numpy()):
         seen.setdefault(image.tobytes(), []).append(i)
-    return [(i, j) for j, image in enumerate(x_test.cpu().numpy()) for i in seen.get(image.tobytes(), [])]
+    return [
+        (i, j)
+        for j, image in enumerate(x_test.cpu().numpy())
+        for i in seen.get(image.tobytes(), [])
+    ]

@@ -1,8 +1,8 @@
 """VGG by torchvision's layer plan, at any width, depth and input size.
 
-    model = vgg16(10, width=0.25, batch_norm=True, generator=torch.Generator().manual_seed(1))
-    conv_layers(model)            # {"conv1_1": Conv2d, ..., "conv5_3": Conv2d}
-    up_to(model, "conv3_1")       # the network cut after that convolution (before its ReLU)
+model = vgg16(10, width=0.25, batch_norm=True, generator=torch.Generator().manual_seed(1))
+conv_layers(model)            # {"conv1_1": Conv2d, ..., "conv5_3": Conv2d}
+up_to(model, "conv3_1")       # the network cut after that convolution (before its ReLU)
 """
 
 import math
@@ -16,7 +16,8 @@ INITS = ("study", "pytorch", "torchvision", "kaiming_fan_in", "normal_head")
 
 
 class VGG(nn.Module):
-    """`features` (named layers), then the flattened last map, then `head`. Input float (B, 3, H, W), output logits."""
+    """`features` (named layers), then the flattened last map, then `head`. Input float (B, 3, H,
+    W), output logits."""
 
     def __init__(self, features: nn.Sequential, head: nn.Module):
         super().__init__()
@@ -26,31 +27,48 @@ class VGG(nn.Module):
         return self.head(self.features(x).flatten(1))
 
 
-def vgg16(n_classes: int, width: float = 1.0, batch_norm: bool = False, image_size: int = 32, depth: int = 16,
-          classifier: str = "linear", init: str = "study", generator: torch.Generator | None = None) -> VGG:
+def vgg16(
+    n_classes: int,
+    width: float = 1.0,
+    batch_norm: bool = False,
+    image_size: int = 32,
+    depth: int = 16,
+    classifier: str = "linear",
+    init: str = "study",
+    generator: torch.Generator | None = None,
+) -> VGG:
     """VGG with random weights, channels_last, float32.
 
-    width scales every channel count; depth 11, 13, 16 or 19. classifier "linear": one layer from the last pooled
-    map; "torchvision": two 4096-wide layers (scaled by width) with dropout. init "study": convolutions Kaiming normal,
-    fan-out, bias 0, head as PyTorch's default (PROTOCOL section 1); "pytorch": PyTorch's defaults throughout;
-    "torchvision": linear layers N(0, .01) and bias 0; "kaiming_fan_in": "study" with fan-in; "normal_head": "study"
-    with the head N(0, .01). All numbers are drawn from `generator` (seed 0 if None), never from the global one.
-    """
+    width scales every channel count; depth 11, 13, 16 or 19. classifier "linear": one layer from
+    the last pooled map; "torchvision": two 4096-wide layers (scaled by width) with dropout. init
+    "study": convolutions Kaiming normal, fan-out, bias 0, head as PyTorch's default (PROTOCOL
+    section 1); "pytorch": PyTorch's defaults throughout; "torchvision": linear layers N(0, .01) and
+    bias 0; "kaiming_fan_in": "study" with fan-in; "normal_head": "study" with the head N(0, .01).
+    All numbers are drawn from `generator` (seed 0 if None), never from the global one."""
     from torchvision.models.vgg import cfgs
 
     if image_size < 32:
-        raise ValueError(f"image_size {image_size}: VGG halves the image five times, expected at least 32")
+        raise ValueError(
+            f"image_size {image_size}: VGG halves the image five times, expected at least 32"
+        )
     if depth not in PLANS or init not in INITS or classifier not in ("linear", "torchvision"):
-        raise ValueError(f"vgg: depth {depth}, init {init!r}, classifier {classifier!r}: expected depth in "
-                         f"{sorted(PLANS)}, init in {INITS}, classifier linear or torchvision")
-    with torch.random.fork_rng(devices=[]):  # torch's constructors draw weights of their own, at once drawn anew
-        model = VGG(*_layers(cfgs[PLANS[depth]], n_classes, width, batch_norm, image_size, classifier))
+        raise ValueError(
+            f"vgg: depth {depth}, init {init!r}, classifier {classifier!r}: expected depth in "
+            f"{sorted(PLANS)}, init in {INITS}, classifier linear or torchvision"
+        )
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # torch's constructors draw weights of their own, at once drawn anew
+        model = VGG(
+            *_layers(cfgs[PLANS[depth]], n_classes, width, batch_norm, image_size, classifier)
+        )
     initialise(model, init, generator or torch.Generator().manual_seed(0))
     return model.to(memory_format=torch.channels_last)
 
 
-def _layers(plan: list, n_classes: int, width: float, batch_norm: bool, image_size: int, classifier: str
-            ) -> tuple[nn.Sequential, nn.Module]:
+def _layers(
+    plan: list, n_classes: int, width: float, batch_norm: bool, image_size: int, classifier: str
+) -> tuple[nn.Sequential, nn.Module]:
     """Named features and head; plan: channel counts and "M" for pooling."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels, block, place = 3, 1, 1
@@ -70,9 +88,15 @@ def _layers(plan: list, n_classes: int, width: float, batch_norm: bool, image_si
         head: nn.Module = nn.Linear(flat, n_classes)
     else:
         hidden = max(1, round(4096 * width))
-        head = nn.Sequential(nn.Linear(flat, hidden), nn.ReLU(inplace=True), nn.Dropout(),
-                             nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(),
-                             nn.Linear(hidden, n_classes))
+        head = nn.Sequential(
+            nn.Linear(flat, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(hidden, n_classes),
+        )
     return nn.Sequential(layers), head
 
 
@@ -84,12 +108,16 @@ def initialise(model: VGG, init: str, generator: torch.Generator) -> None:
             module.reset_parameters()
         elif isinstance(module, nn.Conv2d) and init != "pytorch":
             mode = "fan_in" if init == "kaiming_fan_in" else "fan_out"
-            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu", generator=generator)
+            nn.init.kaiming_normal_(
+                module.weight, mode=mode, nonlinearity="relu", generator=generator
+            )
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear) and init in ("torchvision", "normal_head"):
             nn.init.normal_(module.weight, 0, 0.01, generator=generator)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, (nn.Conv2d, nn.Linear)):  # what reset_parameters does, from our generator
+        elif isinstance(
+            module, (nn.Conv2d, nn.Linear)
+        ):  # what reset_parameters does, from our generator
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
             bound = 1 / math.sqrt(module.weight[0].numel())
             nn.init.uniform_(module.bias, -bound, bound, generator=generator)
@@ -97,11 +125,14 @@ def initialise(model: VGG, init: str, generator: torch.Generator) -> None:
 
 def conv_layers(model: nn.Module) -> dict[str, nn.Conv2d]:
     """Every convolution by its own name (`conv3_1`), in the order of the forward pass."""
-    return {name.rpartition(".")[2]: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    return {
+        name.rpartition(".")[2]: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)
+    }
 
 
 def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The batch norm that follows each convolution, by the convolution's name; empty without batch norm."""
+    """The batch norm that follows each convolution, by the convolution's name; empty without batch
+    norm."""
     found, last = {}, None
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -112,8 +143,11 @@ def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
 
 
 def up_to(model: VGG, layer: str) -> nn.Sequential:
-    """The network from its input to the output of convolution `layer` (before batch norm and ReLU); shares weights."""
+    """The network from its input to the output of convolution `layer` (before batch norm and ReLU);
+    shares weights."""
     if layer not in conv_layers(model):
-        raise ValueError(f"no convolution {layer!r}: expected one of {', '.join(conv_layers(model))}")
+        raise ValueError(
+            f"no convolution {layer!r}: expected one of {', '.join(conv_layers(model))}"
+        )
     names = [name for name, _ in model.features.named_children()]
     return nn.Sequential(*list(model.features)[: names.index(layer) + 1])

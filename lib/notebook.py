@@ -1,11 +1,11 @@
-"""What every notebook does at its start and end: resolve the profile, save what it makes, and prove that it finished.
+"""What every notebook does at its start and end: resolve the profile, save what it makes, and prove
+that it finished.
 
     session = begin("03_rank_and_freeze", profile, seeds, data)
     session.table(frame, "overlap");  session.figure(fig, "overlap");  session.finish()
 
-A notebook's manifest is written last, by rename: a killed kernel leaves none. `lib.reproduce` decides by it what is
-current. No torch here.
-"""
+A notebook's manifest is written last, by rename: a killed kernel leaves none. `lib.reproduce`
+decides by it what is current. No torch here."""
 
 import ast
 import json
@@ -20,12 +20,18 @@ from lib.keys import SCIENCE, digest
 from lib.profile import ROOT, Profile, load
 from lib.store import JSON, file_hash, provenance, results_dir, write_atomically
 
-NOTEBOOKS = ("01_train_task1", "02_saliency_and_filters", "03_rank_and_freeze", "04_retrain_task2",
-             "05_compare_baselines")
+NOTEBOOKS = (
+    "01_train_task1",
+    "02_saliency_and_filters",
+    "03_rank_and_freeze",
+    "04_retrain_task2",
+    "05_compare_baselines",
+)
 
 
 class Session:
-    """One notebook at work on one profile. Attributes: profile, folder (its results), show (the seed looked at)."""
+    """One notebook at work on one profile. Attributes: profile, folder (its results), show (the
+    seed looked at)."""
 
     def __init__(self, notebook: str, profile: Profile):
         self.notebook, self.profile, self.start = notebook, profile, time.time()
@@ -36,16 +42,21 @@ class Session:
         manifest_path(self.results, notebook).unlink(missing_ok=True)
 
     def table(self, rows: pd.DataFrame | list[dict], name: str) -> pd.DataFrame:
-        """Write `tables/<name>.csv` and return it as read back: what is shown is what is on disk."""
+        """Write `tables/<name>.csv` and return it as read back: what is shown is what is on
+        disk."""
         path = self.results / "tables" / f"{name}.csv"
-        write_atomically(path, lambda p: pd.DataFrame(rows).to_csv(p, index=False, lineterminator="\n"))
+        write_atomically(
+            path, lambda p: pd.DataFrame(rows).to_csv(p, index=False, lineterminator="\n")
+        )
         self._note(path)
         return _read_csv(path)
 
     def figure(self, figure, name: str, svg: bool = True):
-        """Write `figures/<name>.png` and, unless told not to, `.svg`; returns the picture as a notebook shows it.
+        """Write `figures/<name>.png` and, unless told not to, `.svg`; returns the picture as a
+        notebook shows it.
 
-        A bare matplotlib Figure would show as one line of text: only pyplot's figures are drawn by themselves."""
+        A bare matplotlib Figure would show as one line of text: only pyplot's figures are drawn by
+        themselves."""
         from IPython.display import Image
 
         written = figures.save(figure, self.results / "figures", name, svg)
@@ -57,21 +68,35 @@ class Session:
         """A table an earlier notebook wrote; FileNotFoundError says which notebook to run."""
         path = self.results / "tables" / f"{name}.csv"
         if not path.exists():
-            raise FileNotFoundError(f"{path} is not there: run the earlier notebooks of profile {self.profile.name} "
-                                    f"first (make reproduce PROFILE={self.profile.name})")
+            raise FileNotFoundError(
+                f"{path} is not there: run the earlier notebooks of profile {self.profile.name} "
+                f"first (make reproduce PROFILE={self.profile.name})"
+            )
         return _read_csv(path)
 
     def _note(self, path: Path) -> None:
         self.outputs[str(path.relative_to(self.results))] = file_hash(path)
 
     def finish(self) -> None:
-        """Write the manifest: what went in, what came out, by which code, on what machine, in what time."""
-        manifest = {"notebook": self.notebook, "inputs": inputs(self.notebook, self.profile), "outputs": self.outputs,
-                    "seeds": self.profile.seeds, "data": self.profile.data.model_dump(), "provenance": provenance(),
-                    "seconds": round(time.time() - self.start, 1)}
-        write_atomically(manifest_path(self.results, self.notebook), lambda p: JSON.save(manifest, p))
-        print(f"{self.notebook}: finished in {manifest['seconds']:.0f} s; {len(self.outputs)} tables and figures of "
-              f"profile {self.profile.name}")
+        """Write the manifest: what went in, what came out, by which code, on what machine, in what
+        time."""
+        manifest = {
+            "notebook": self.notebook,
+            "inputs": inputs(self.notebook, self.profile),
+            "outputs": self.outputs,
+            "seeds": self.profile.seeds,
+            "data": self.profile.data.model_dump(),
+            "provenance": provenance(),
+            "seconds": round(time.time() - self.start, 1),
+        }
+        write_atomically(
+            manifest_path(self.results, self.notebook), lambda p: JSON.save(manifest, p)
+        )
+        print(
+            f"{self.notebook}: finished in {manifest['seconds']:.0f} s; {len(self.outputs)} "
+            "tables and figures of "
+            f"profile {self.profile.name}"
+        )
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -82,7 +107,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def begin(notebook: str, profile: str, seeds: str = "", data: str = "") -> Session:
     """Resolve the parameters of a notebook (empty: the profile's own) and start its session."""
     figures.use_style()
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a kernel that is shut down complains of its own tasks
+    logging.getLogger("asyncio").setLevel(
+        logging.CRITICAL
+    )  # a kernel that is shut down complains of its own tasks
     pd.set_option("display.max_rows", 100, "display.precision", 3, "display.max_colwidth", None)
     return Session(notebook, load(profile, seeds or None, data or None))
 
@@ -99,35 +126,50 @@ def code_hash() -> str:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) \
-                    and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+            if (
+                isinstance(body, list)
+                and body
+                and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant)
+                and isinstance(body[0].value.value, str)
+            ):
                 body[0].value.value = ""
         trees.append((path.name, ast.dump(tree)))
     return digest(trees)
 
 
 def inputs(notebook: str, profile: Profile) -> dict[str, str]:
-    """Everything a notebook's outputs depend on, as short hashes: cheap to compute, without torch."""
+    """Everything a notebook's outputs depend on, as short hashes: cheap to compute, without
+    torch."""
     results, number = results_dir(profile.name), NOTEBOOKS.index(notebook)
     source = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())
-    found = {"notebook": digest([c["source"] for c in source["cells"]]), "code": code_hash(),
-             "profile": digest(profile.model_dump()), "science": digest(SCIENCE), "data": _data_stamp(profile)}
+    found = {
+        "notebook": digest([c["source"] for c in source["cells"]]),
+        "code": code_hash(),
+        "profile": digest(profile.model_dump()),
+        "science": digest(SCIENCE),
+        "data": _data_stamp(profile),
+    }
     if number >= 3:  # rows that came in by `restore` or another seed's run
         found["rows"] = digest(sorted(p.name for p in (results / "runs/run").glob("*.meta.json")))
     if number:
         upstream = manifest_path(results, NOTEBOOKS[number - 1])
-        found["upstream"] = digest(json.loads(upstream.read_text())["outputs"]) if upstream.exists() else "none"
+        found["upstream"] = (
+            digest(json.loads(upstream.read_text())["outputs"]) if upstream.exists() else "none"
+        )
     return found
 
 
 def _data_stamp(profile: Profile) -> str:
-    """Size and time of a data file: a file changed in place makes its runs stale (they are compared by pixels)."""
+    """Size and time of a data file: a file changed in place makes its runs stale (they are compared
+    by pixels)."""
     path = Path(profile.data.source)
     return digest([path.stat().st_size, path.stat().st_mtime_ns]) if path.is_file() else "named"
 
 
 def is_current(notebook: str, profile: Profile) -> bool:
-    """True if the notebook's manifest matches today's inputs and its outputs are on disk, unchanged."""
+    """True if the notebook's manifest matches today's inputs and its outputs are on disk,
+    unchanged."""
     results = results_dir(profile.name)
     try:
         manifest = json.loads(manifest_path(results, notebook).read_text())
@@ -135,4 +177,5 @@ def is_current(notebook: str, profile: Profile) -> bool:
         return False
     return manifest["inputs"] == inputs(notebook, profile) and all(
         (results / name).is_file() and file_hash(results / name) == value
-        for name, value in manifest["outputs"].items())
+        for name, value in manifest["outputs"].items()
+    )

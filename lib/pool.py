@@ -2,8 +2,8 @@
 
     side_by_side(todo, do, workers=2, log=results / "log.txt")        # calls do(job) for every job
 
-Knows nothing of what a job is; a job's str() names it. What a job tells by `say` reaches the parent's output and log.
-"""
+Knows nothing of what a job is; a job's str() names it. What a job tells by `say` reaches the
+parent's output and log."""
 
 import errno
 import multiprocessing
@@ -20,8 +20,10 @@ from typing import Any
 import torch
 
 KEPT = "what was finished is kept, the same command goes on from there"
-KEEP_MEMORY = ":".join(f"glibc.malloc.{k}" for k in (
-    "mmap_max=0", "trim_threshold=4294967296", "top_pad=67108864", "hugetlb=1"))
+KEEP_MEMORY = ":".join(
+    f"glibc.malloc.{k}"
+    for k in ("mmap_max=0", "trim_threshold=4294967296", "top_pad=67108864", "hugetlb=1")
+)
 _queue = None  # in a worker: where its lines go
 
 
@@ -49,12 +51,12 @@ def _start_worker(queue, parent: int) -> None:
 
 @contextmanager
 def memory_kept():
-    """Processes started inside keep the memory they free and use it again, in large pages where there are any.
+    """Processes started inside keep the memory they free and use it again, in large pages where
+    there are any.
 
-    Every step frees and wants tensors of megabytes; by default glibc gives them back to the system, which hands them
-    out anew in thousands of zeroed small pages. Changes no result. Elsewhere than glibc, and where GLIBC_TUNABLES is
-    set already, it does nothing.
-    """
+    Every step frees and wants tensors of megabytes; by default glibc gives them back to the system,
+    which hands them out anew in thousands of zeroed small pages. Changes no result. Elsewhere than
+    glibc, and where GLIBC_TUNABLES is set already, it does nothing."""
     before = os.environ.get("GLIBC_TUNABLES")
     os.environ.setdefault("GLIBC_TUNABLES", KEEP_MEMORY)
     try:
@@ -69,12 +71,15 @@ def default_workers() -> int:
     return int(os.environ.get("WORKERS") or len(os.sched_getaffinity(0)))
 
 
-def side_by_side(todo: Sequence, do: Callable[[Any], None], log: Path, workers: int | None = None) -> None:
-    """Call do(job) for all jobs in `workers` processes of one thread each; `do` and the jobs must pickle.
+def side_by_side(
+    todo: Sequence, do: Callable[[Any], None], log: Path, workers: int | None = None
+) -> None:
+    """Call do(job) for all jobs in `workers` processes of one thread each; `do` and the jobs must
+    pickle.
 
-    Prints what the jobs say and a line for each finished one with the time left, also into the file `log`. The first
-    failure ends it and is raised here; a killed worker and a full disk are raised with a sentence that says what to do.
-    """
+    Prints what the jobs say and a line for each finished one with the time left, also into the file
+    `log`. The first failure ends it and is raised here; a killed worker and a full disk are raised
+    with a sentence that says what to do."""
     if not todo:
         return
     workers = min(workers or default_workers(), len(todo))
@@ -107,7 +112,8 @@ def side_by_side(todo: Sequence, do: Callable[[Any], None], log: Path, workers: 
                 tell(queue.get())
         finally:
             _end(pool)
-            # a traceback would keep these, and their semaphores, alive until the interpreter complains of a leak
+            # a traceback would keep these, and their semaphores, alive until the interpreter
+            # complains of a leak
             del pool, queue
             waiting.clear()
 
@@ -123,17 +129,22 @@ def _end(pool: ProcessPoolExecutor) -> None:
 
 
 def _result(future: Future, job: Any, folder: Path) -> None:
-    """The job's outcome; failures that are not the job's own get a sentence that says what to do."""
+    """The job's outcome; failures that are not the job's own get a sentence that says what to
+    do."""
     try:
         future.result()
     except BrokenProcessPool:
-        raise RuntimeError(f"a worker process was killed while at {job} (out of memory?): run with fewer workers "
-                           f"(WORKERS=1); {KEPT}") from None
+        raise RuntimeError(
+            f"a worker process was killed while at {job} (out of memory?): run with fewer workers "
+            f"(WORKERS=1); {KEPT}"
+        ) from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise OSError(errno.ENOSPC, f"the disk that holds {folder} is full (at {job}): free some space; {KEPT}"
-                      ) from None
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk that holds {folder} is full (at {job}): free some space; {KEPT}",
+        ) from None
 
 
 def _duration(seconds: float) -> str:

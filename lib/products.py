@@ -1,11 +1,12 @@
-"""What a seed's arms have in common, made once and kept: tasks, the task-1 checkpoint, class maps, visualizations.
+"""What a seed's arms have in common, made once and kept: tasks, the task-1 checkpoint, class maps,
+visualizations.
 
     split = tasks(profile, seed)                    # on the device
     model = network_after_task1(profile, seed)      # trains task 1 if no checkpoint is in the store
     rows = task1_rows(profile, seed)
 
-Every product has a `..._key`: what its numbers depend on. All go through the store; one thread makes each.
-"""
+Every product has a `..._key`: what its numbers depend on. All go through the store; one thread
+makes each."""
 
 import hashlib
 import io
@@ -32,7 +33,8 @@ from lib.training import confusion, default_device, evaluate, fit, resolve_preci
 FRACTIONS = (0.25, 0.5, 0.75)  # at which choices of filters are compared
 
 
-# --- data, tasks, networks ----------------------------------------------------------------------------------------
+# --- data, tasks, networks ------------------------------------------------------------------------
+
 
 @lru_cache(maxsize=2)
 def _images(source: str, size: int) -> data_room.Images:
@@ -53,16 +55,27 @@ def images(profile: Profile) -> data_room.Images:
 def _tasks(profile: Profile, seed: int, device: str) -> tuple[tuple[Task, ...], str]:
     pictures = images(profile)
     draw = profile.data.draw
-    classes = profile.data.classes or data_room.draw_classes(len(pictures.names), draw.tasks, draw.classes, seed)
+    classes = profile.data.classes or data_room.draw_classes(
+        len(pictures.names), draw.tasks, draw.classes, seed
+    )
     split = data_room.split_tasks(pictures, classes, profile.network.heads)
-    on_device = tuple(t._replace(x=t.x.to(device), y=t.y.to(device), x_test=t.x_test.to(device),
-                                 y_test=t.y_test.to(device), mean=t.mean.to(device), std=t.std.to(device))
-                      for t in split)
+    on_device = tuple(
+        t._replace(
+            x=t.x.to(device),
+            y=t.y.to(device),
+            x_test=t.x_test.to(device),
+            y_test=t.y_test.to(device),
+            mean=t.mean.to(device),
+            std=t.std.to(device),
+        )
+        for t in split
+    )
     return on_device, data_room.checksum(split)
 
 
 def tasks(profile: Profile, seed: int) -> tuple[Task, ...]:
-    """The tasks of a seed, on the device (the same for all seeds unless the profile draws its classes)."""
+    """The tasks of a seed, on the device (the same for all seeds unless the profile draws its
+    classes)."""
     return _tasks(*_task_key(profile, seed))[0]
 
 
@@ -73,7 +86,9 @@ def data_checksum(profile: Profile, seed: int) -> str:
 
 def _task_key(profile: Profile, seed: int):
     # only what the tasks depend on, so that profiles share them and the cache works
-    bare = profile.model_copy(update={"arms": (), "seeds": "1", "name": "", "about": "", "setting": ""})
+    bare = profile.model_copy(
+        update={"arms": (), "seeds": "1", "name": "", "about": "", "setting": ""}
+    )
     return bare, seed if profile.data.draw else 0, str(default_device())
 
 
@@ -87,12 +102,15 @@ def fresh_network(profile: Profile, seed: int, outputs: int) -> VGG:
     """The network at the start, fixed by the seed, on the device."""
     n = profile.network
     generator = torch.Generator().manual_seed(seed_of(seed, "init"))
-    model = vgg16(outputs, n.width, n.batch_norm, n.image_size, n.depth, n.classifier, n.init, generator)
+    model = vgg16(
+        outputs, n.width, n.batch_norm, n.image_size, n.depth, n.classifier, n.init, generator
+    )
     return model.to(default_device())
 
 
 def outputs_of(profile: Profile, split: Sequence[Task]) -> int:
-    """Outputs of the network of the sequence: K with a shared head, T * K with one head per task."""
+    """Outputs of the network of the sequence: K with a shared head, T * K with one head per
+    task."""
     return max(t.outputs.stop for t in split)
 
 
@@ -100,24 +118,33 @@ def layer_names(profile: Profile) -> list[str]:
     """The convolutions of the profile's network."""
     with torch.device("meta"):
         n = profile.network
-        return list(conv_layers(vgg16(2, n.width, n.batch_norm, n.image_size, n.depth, init="pytorch",
-                                      generator=None)))
+        return list(
+            conv_layers(
+                vgg16(
+                    2, n.width, n.batch_norm, n.image_size, n.depth, init="pytorch", generator=None
+                )
+            )
+        )
 
 
-# --- how a product is made ----------------------------------------------------------------------------------------
+# --- how a product is made ------------------------------------------------------------------------
+
 
 def epochs(label: str) -> Callable:
     """A report for `fit`: one line for each epoch."""
+
     def report(epoch, epochs, accuracies, seconds):
         shown = "  ".join(f"{k} {v:.3f}" for k, v in accuracies.items())
         pool.say(f"{label}  epoch {epoch}/{epochs}  {shown}  {seconds:.0f} s")
+
     return report
 
 
 @contextmanager
 def reproducibly():
-    """One thread inside (the thread count changes the last bits), and on a GPU deterministic convolutions in whole
-    float32 (cuDNN would round to TensorFloat-32: too coarse for activation maximisation)."""
+    """One thread inside (the thread count changes the last bits), and on a GPU deterministic
+    convolutions in whole float32 (cuDNN would round to TensorFloat-32: too coarse for activation
+    maximisation)."""
     cudnn = torch.backends.cudnn
     before = torch.get_num_threads(), cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
     torch.set_num_threads(1)
@@ -138,13 +165,16 @@ def store(profile: Profile) -> Store:
 
 
 def _save_checkpoint(product: dict, path: Path) -> None:
-    # through memory: given a path, torch.save writes its name into the file, and hides that a disk is full
+    # through memory: given a path, torch.save writes its name into the file, and hides that a disk
+    # is full
     buffer = io.BytesIO()
     torch.save(product, buffer)
     path.write_bytes(buffer.getbuffer())
 
 
-CHECKPOINT = FileType(".pt", _save_checkpoint, lambda path: torch.load(path, weights_only=True, map_location="cpu"))
+CHECKPOINT = FileType(
+    ".pt", _save_checkpoint, lambda path: torch.load(path, weights_only=True, map_location="cpu")
+)
 
 
 def _save_npz(arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -160,7 +190,8 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
 ARRAYS = FileType(".npz", _save_npz, _load_npz)
 
 
-# --- the products -------------------------------------------------------------------------------------------------
+# --- the products ---------------------------------------------------------------------------------
+
 
 def lineage_of(state: dict[str, torch.Tensor]) -> str:
     """Hash of a checkpoint's weights and buffers, bit for bit."""
@@ -173,35 +204,56 @@ def lineage_of(state: dict[str, torch.Tensor]) -> str:
 
 def task1_key(profile: Profile, seed: int) -> dict:
     """What the task-1 checkpoint depends on."""
-    return {"science": SCIENCE["task1"], "network": profile.network.model_dump(), "seed": seed,
-            "recipe": profile.recipe.model_dump(), "data": data_checksum(profile, seed)}
+    return {
+        "science": SCIENCE["task1"],
+        "network": profile.network.model_dump(),
+        "seed": seed,
+        "recipe": profile.recipe.model_dump(),
+        "data": data_checksum(profile, seed),
+    }
 
 
 def task1(profile: Profile, seed: int) -> dict:
-    """The task-1 checkpoint, made once: {"model": state, "path": SI's path integral, "lineage", "accuracy", "loss",
-    "before": accuracies by task, "confusion": {task: (K, K)}}."""
+    """The task-1 checkpoint, made once: {"model": state, "path": SI's path integral, "lineage",
+    "accuracy", "loss", "before": accuracies by task, "confusion": {task: (K, K)}}."""
+
     def make() -> dict:
         with reproducibly():
             split = tasks(profile, seed)
             model, path = fresh_network(profile, seed, outputs_of(profile, split)), RecordPath()
             path.before(model, split[0])
-            history = fit(model, split[0], profile.recipe, path, seed, split, epochs(f"seed {seed}  task 1"))
+            history = fit(
+                model, split[0], profile.recipe, path, seed, split, epochs(f"seed {seed}  task 1")
+            )
             state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
             counts = {t.name: confusion(model, t, profile.recipe.precision) for t in split}
-            return {"model": state, "path": {k: v.cpu() for k, v in path.omega.items()}, "lineage": lineage_of(state),
-                    "accuracy": history.accuracy, "loss": history.loss, "confusion": counts,
-                    "before": {t.name: evaluate(model, t, profile.recipe.precision) for t in split}}
+            return {
+                "model": state,
+                "path": {k: v.cpu() for k, v in path.omega.items()},
+                "lineage": lineage_of(state),
+                "accuracy": history.accuracy,
+                "loss": history.loss,
+                "confusion": counts,
+                "before": {t.name: evaluate(model, t, profile.recipe.precision) for t in split},
+            }
 
     return store(profile).once("task1", task1_key(profile, seed), make, CHECKPOINT)
 
 
 def task1_rows(profile: Profile, seed: int) -> dict:
-    """The checkpoint's numbers without its weights (small enough to publish): as `task1`, in plain lists."""
+    """The checkpoint's numbers without its weights (small enough to publish): as `task1`, in plain
+    lists."""
+
     def make() -> dict:
         checkpoint = task1(profile, seed)
         counts = {name: table.tolist() for name, table in checkpoint["confusion"].items()}
-        return {"seed": seed, "setting": profile.setting, "data": data_label(profile), "confusion": counts,
-                **{k: checkpoint[k] for k in ("lineage", "accuracy", "loss", "before")}}
+        return {
+            "seed": seed,
+            "setting": profile.setting,
+            "data": data_label(profile),
+            "confusion": counts,
+            **{k: checkpoint[k] for k in ("lineage", "accuracy", "loss", "before")},
+        }
 
     return store(profile).once("task1_rows", task1_key(profile, seed), make)
 
@@ -215,38 +267,62 @@ def network_after_task1(profile: Profile, seed: int) -> VGG:
 
 def maps_key(profile: Profile, seed: int) -> dict:
     """What the class maps depend on."""
-    return {"science": SCIENCE["maps"], "task1": task1_key(profile, seed), "images": profile.explain.map_images}
+    return {
+        "science": SCIENCE["maps"],
+        "task1": task1_key(profile, seed),
+        "images": profile.explain.map_images,
+    }
 
 
 def maps(profile: Profile, seed: int) -> dict[str, np.ndarray]:
-    """Class maps, made once: {"maps": float32 (C, H, W) in [0, 1], "used": (C,), "correct": (C,)}."""
+    """Class maps, made once: {"maps": float32 (C, H, W) in [0, 1], "used": (C,), "correct":
+    (C,)}."""
+
     def make():
         with reproducibly():
-            found = saliency.class_maps(network_after_task1(profile, seed), tasks(profile, seed)[0],
-                                        profile.explain.map_images)
+            found = saliency.class_maps(
+                network_after_task1(profile, seed),
+                tasks(profile, seed)[0],
+                profile.explain.map_images,
+            )
         pool.say(f"seed {seed}  class maps from {min(found.used)} to {max(found.used)} images each")
-        return {"maps": found.maps.cpu().numpy(), "used": np.array(found.used), "correct": np.array(found.correct)}
+        return {
+            "maps": found.maps.cpu().numpy(),
+            "used": np.array(found.used),
+            "correct": np.array(found.correct),
+        }
 
     return store(profile).once("maps", maps_key(profile, seed), make, ARRAYS)
 
 
 def filters_key(profile: Profile, seed: int, layer: str) -> dict:
     """What a layer's visualizations depend on."""
-    return {"science": SCIENCE["filters"], "task1": task1_key(profile, seed), "layer": layer,
-            "steps": profile.explain.steps, "lr": profile.explain.lr}
+    return {
+        "science": SCIENCE["filters"],
+        "task1": task1_key(profile, seed),
+        "layer": layer,
+        "steps": profile.explain.steps,
+        "lr": profile.explain.lr,
+    }
 
 
 def filters(profile: Profile, seed: int, layer: str) -> dict[str, np.ndarray]:
-    """Every filter of a layer visualised, made once: {"pixels": uint8 (F, 3, H, W) un-normalised and clamped,
-    "change": uint8 (F, H, W), the alternative heat map (mean |image - noise|, scaled) times 255}. Float32."""
+    """Every filter of a layer visualised, made once: {"pixels": uint8 (F, 3, H, W) un-normalised
+    and clamped, "change": uint8 (F, H, W), the alternative heat map (mean |image - noise|, scaled)
+    times 255}. Float32."""
+
     def make():
         task, e = tasks(profile, seed)[0], profile.explain
         with reproducibly():
             model, size = network_after_task1(profile, seed), profile.network.image_size
-            found = visualization.maximize_activation(model, layer, None, e.steps, seed, e.lr, size, task)
+            found = visualization.maximize_activation(
+                model, layer, None, e.steps, seed, e.lr, size, task
+            )
             noise = visualization.noise_image(seed, layer, range(len(found)), size, task).to(found)
-        return {"pixels": visualization.to_pixels(found, task).cpu().numpy(),
-                "change": (visualization.change_maps(found, noise) * 255).round().byte().cpu().numpy()}
+        return {
+            "pixels": visualization.to_pixels(found, task).cpu().numpy(),
+            "change": (visualization.change_maps(found, noise) * 255).round().byte().cpu().numpy(),
+        }
 
     return store(profile).once("filters", filters_key(profile, seed, layer), make, ARRAYS)
 
@@ -262,27 +338,41 @@ def heat(profile: Profile, seed: int, layer: str) -> torch.Tensor:
 def evidence(profile: Profile, seed: int, model: VGG | None = None) -> Evidence:
     """What rankings may look at, for the network as it was before round 2."""
     model = model or network_after_task1(profile, seed)
-    return Evidence(model, tasks(profile, seed)[0], seed,
-                    fetch_maps=lambda: torch.from_numpy(maps(profile, seed)["maps"]),
-                    fetch_heat=lambda: {layer: heat(profile, seed, layer) for layer in conv_layers(model)})
+    return Evidence(
+        model,
+        tasks(profile, seed)[0],
+        seed,
+        fetch_maps=lambda: torch.from_numpy(maps(profile, seed)["maps"]),
+        fetch_heat=lambda: {layer: heat(profile, seed, layer) for layer in conv_layers(model)},
+    )
 
 
 def overlap_key(profile: Profile, seed: int) -> dict:
     """What the overlap table of a seed depends on."""
-    return {"science": SCIENCE["overlap"], "maps": maps_key(profile, seed), "explain": profile.explain.model_dump(),
-            "filters": SCIENCE["filters"]}
+    return {
+        "science": SCIENCE["overlap"],
+        "maps": maps_key(profile, seed),
+        "explain": profile.explain.model_dump(),
+        "filters": SCIENCE["filters"],
+    }
 
 
 def overlap(profile: Profile, seed: int) -> dict:
-    """How far the choice of filters depends on the map, the class and the metric, made once: {"overlap": rows
-    {fraction, ranking, other, iou}, "class_maps": their Pearson correlations (C, C), "images": used for each}."""
+    """How far the choice of filters depends on the map, the class and the metric, made once:
+    {"overlap": rows {fraction, ranking, other, iou}, "class_maps": their Pearson correlations (C,
+    C), "images": used for each}."""
+
     def make() -> dict:
         with reproducibly():
             look = evidence(profile, seed)
             found = examination.overlaps(look, FRACTIONS)
         pool.say(f"seed {seed}  overlap of rankings")
-        return {"seed": seed, "lineage": task1(profile, seed)["lineage"], "overlap": found,
-                "class_maps": ranking.similarity(look.maps, look.maps, "pearson").tolist(),
-                "images": maps(profile, seed)["used"].tolist()}
+        return {
+            "seed": seed,
+            "lineage": task1(profile, seed)["lineage"],
+            "overlap": found,
+            "class_maps": ranking.similarity(look.maps, look.maps, "pearson").tolist(),
+            "images": maps(profile, seed)["used"].tolist(),
+        }
 
     return store(profile).once("overlap", overlap_key(profile, seed), make)

@@ -1,10 +1,11 @@
-"""Profiles: every number a run depends on, read from `profiles/<name>.yaml` and checked before anything starts.
+"""Profiles: every number a run depends on, read from `profiles/<name>.yaml` and checked before
+anything starts.
 
     profile = load("compact", seeds="1-5", data="cifar100:/data")
 
-A profile may say `extends: other` and then names only what differs (`more_arms` are added to the other's arms). This
-module imports no torch: arm, ranking and method names are checked against their registries by `lib.study.check`.
-"""
+A profile may say `extends: other` and then names only what differs (`more_arms` are added to the
+other's arms). This module imports no torch: arm, ranking and method names are checked against their
+registries by `lib.study.check`."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +24,16 @@ class Checked(BaseModel):
 
 
 class Draw(Checked):
-    """Classes drawn at random by the seed, as the paper's text says: `tasks` times `classes` of those there are."""
+    """Classes drawn at random by the seed, as the paper's text says: `tasks` times `classes` of
+    those there are."""
 
     tasks: int = Field(2, ge=2)
     classes: int = Field(10, ge=2)
 
 
 class Data(Checked):
-    """Where the images come from and which classes make up each task (given lists, or a draw by the seed)."""
+    """Where the images come from and which classes make up each task (given lists, or a draw by the
+    seed)."""
 
     source: str
     classes: tuple[tuple[int, ...], ...] | None = None
@@ -39,10 +42,19 @@ class Data(Checked):
     @model_validator(mode="after")
     def _one_way(self):
         if (self.classes is None) == (self.draw is None):
-            raise ValueError("give either `classes` (a list of classes for each task) or `draw`, not both, not neither")
+            raise ValueError(
+                "give either `classes` (a list of classes for each task) or `draw`, not both, "
+                "not neither"
+            )
         sizes = {len(task) for task in self.classes or ((0, 1),)}
-        if len(sizes) != 1 or min(sizes) < 2 or (self.classes is not None and len(self.classes) < 2):
-            raise ValueError("`classes` needs two or more tasks of equal size, of two or more classes each")
+        if (
+            len(sizes) != 1
+            or min(sizes) < 2
+            or (self.classes is not None and len(self.classes) < 2)
+        ):
+            raise ValueError(
+                "`classes` needs two or more tasks of equal size, of two or more classes each"
+            )
         return self
 
 
@@ -72,7 +84,8 @@ class Recipe(Checked):
 
 
 class Explain(Checked):
-    """How class maps and filter visualizations are made; see `lib.saliency` and `lib.visualization`."""
+    """How class maps and filter visualizations are made; see `lib.saliency` and
+    `lib.visualization`."""
 
     map_images: int = Field(100, ge=1)
     steps: int = Field(30, ge=1)
@@ -97,7 +110,10 @@ class ArmSpec(Checked):
     @model_validator(mode="after")
     def _no_method_from_scratch(self):
         if self.curriculum != "sequence" and (self.method != "finetune" or self.options):
-            raise ValueError(f"curriculum {self.curriculum} trains plainly: expected no method and no options with it")
+            raise ValueError(
+                f"curriculum {self.curriculum} trains plainly: expected no method and no options "
+                "with it"
+            )
         return self
 
 
@@ -153,7 +169,8 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
-    """The YAML mapping of one profile file with what it `extends` merged below it, section by section."""
+    """The YAML mapping of one profile file with what it `extends` merged below it, section by
+    section."""
     if path in above:
         raise ValueError(f"{path}: extends itself ({' -> '.join(p.name for p in (*above, path))})")
     try:
@@ -176,16 +193,17 @@ def _path(name: str) -> Path:
     path = Path(name) if str(name).endswith(".yaml") else ROOT / "profiles" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml")))
-        raise FileNotFoundError(f"no profile {name!r}: expected one of {known}, or the path of a .yaml file")
+        raise FileNotFoundError(
+            f"no profile {name!r}: expected one of {known}, or the path of a .yaml file"
+        )
     return path
 
 
 def load(name: str, seeds: str | None = None, data: str | None = None) -> Profile:
     """The checked profile `name` (a file in `profiles/`, or a path ending in .yaml).
 
-    `seeds` and `data` replace the profile's own when given. Raises FileNotFoundError for an unknown profile and
-    ValueError, one line naming every wrong entry, for a bad one.
-    """
+    `seeds` and `data` replace the profile's own when given. Raises FileNotFoundError for an unknown
+    profile and ValueError, one line naming every wrong entry, for a bad one."""
     path = _path(name)
     given = {"name": path.stem, **_read(path)}
     given["name"] = path.stem
@@ -198,7 +216,10 @@ def load(name: str, seeds: str | None = None, data: str | None = None) -> Profil
         profile = Profile(**given)
         profile.seed_list, parse_seeds(profile.calibration.seeds)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']} (given: {str(e['input'])[:60]})"
-                 for e in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']} (given: "
+            f"{str(e['input'])[:60]})"
+            for e in error.errors()
+        ]
         raise ValueError(f"profile {path.name}: " + "; ".join(lines)) from None
     return profile

@@ -2,8 +2,8 @@
 
     scores = RANKINGS["mse"](evidence)            # layer -> (C, F), higher = freeze first
 
-A new ranking is one function from Evidence to Scores, entered in RANKINGS. This room knows nothing of freezing.
-"""
+A new ranking is one function from Evidence to Scores, entered in RANKINGS. This room knows nothing
+of freezing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ Scores = dict[str, Tensor]
 
 @dataclass
 class Evidence:
-    """What a ranking may look at. Maps and heat maps are fetched when first asked for: they cost minutes."""
+    """What a ranking may look at. Maps and heat maps are fetched when first asked for: they cost
+    minutes."""
 
     model: nn.Module
     task: Task
@@ -42,7 +43,8 @@ class Evidence:
         return self.fetch_heat()
 
 
-# --- similarity of maps ------------------------------------------------------------------------------------------
+# --- similarity of maps ---------------------------------------------------------------------------
+
 
 def _flat(x: Tensor) -> Tensor:
     return x.flatten(1).double()
@@ -66,33 +68,41 @@ METRICS = {"mse": _negative_mse, "pearson": _pearson, "ssim": ssim_pairs, "cosin
 
 
 def similarity(maps: Tensor, visualizations: Tensor, metric: str = "mse") -> Tensor:
-    """Similarity (C, F), float64, of every class map (C, H, W) with every heat map (F, H, W), both in [0, 1].
+    """Similarity (C, F), float64, of every class map (C, H, W) with every heat map (F, H, W), both
+    in [0, 1].
 
-    metric: "mse" (negated mean squared error, at most 0), "pearson" and "cosine" (-1 to 1; 0 for a constant map),
-    "ssim" (Gaussian window of 11 pixels, sigma 1.5, data range 1, whole windows only). Higher = more similar.
-    """
+    metric: "mse" (negated mean squared error, at most 0), "pearson" and "cosine" (-1 to 1; 0 for a
+    constant map), "ssim" (Gaussian window of 11 pixels, sigma 1.5, data range 1, whole windows
+    only). Higher = more similar."""
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r}: expected one of {', '.join(METRICS)}")
     if maps.ndim != 3 or visualizations.ndim != 3 or maps.shape[1:] != visualizations.shape[1:]:
-        raise ValueError(f"maps {tuple(maps.shape)} and visualizations {tuple(visualizations.shape)}: expected "
-                         "(C, H, W) and (F, H, W) of one size")
+        raise ValueError(
+            f"maps {tuple(maps.shape)} and visualizations {tuple(visualizations.shape)}: expected "
+            "(C, H, W) and (F, H, W) of one size"
+        )
     return METRICS[metric](maps, visualizations)
 
 
-# --- null maps: what a map must beat ------------------------------------------------------------------------------
+# --- null maps: what a map must beat --------------------------------------------------------------
+
 
 def null_maps(maps: Tensor, kind: str, seed: int = 0) -> Tensor:
-    """Maps of the same shape without the class map's content: "flat" (its mean everywhere), "gaussian" (a centred
-    blob, sigma a quarter of the width, scaled to [0, 1]), "permuted" (its own pixels shuffled), "mean" (the mean of all
-    class maps: keeps the picture, drops the class)."""
+    """Maps of the same shape without the class map's content: "flat" (its mean everywhere),
+    "gaussian" (a centred blob, sigma a quarter of the width, scaled to [0, 1]), "permuted" (its own
+    pixels shuffled), "mean" (the mean of all class maps: keeps the picture, drops the class)."""
     c, h, w = maps.shape
     if kind == "flat":
         return maps.mean((1, 2), keepdim=True).expand(c, h, w).clone()
     if kind == "gaussian":
-        line = torch.exp(-((torch.arange(h, dtype=maps.dtype) - (h - 1) / 2) ** 2) / (2 * (h / 4) ** 2))
+        line = torch.exp(
+            -((torch.arange(h, dtype=maps.dtype) - (h - 1) / 2) ** 2) / (2 * (h / 4) ** 2)
+        )
         return scale(line[:, None] * line[None]).expand(c, h, w).clone()
     if kind == "permuted":
-        shuffle = torch.randperm(h * w, generator=torch.Generator().manual_seed(seed_of(seed, "permuted map")))
+        shuffle = torch.randperm(
+            h * w, generator=torch.Generator().manual_seed(seed_of(seed, "permuted map"))
+        )
         return maps.flatten(1)[:, shuffle].view(c, h, w)
     if kind == "mean":
         return maps.mean(0, keepdim=True).expand(c, h, w).clone()
@@ -102,9 +112,12 @@ def null_maps(maps: Tensor, kind: str, seed: int = 0) -> Tensor:
 NULL_MAPS = ("flat", "gaussian", "permuted", "mean")
 
 
-# --- the registry -------------------------------------------------------------------------------------------------
+# --- the registry ---------------------------------------------------------------------------------
 
-def by_similarity(evidence: Evidence, metric: str, sign: int = 1, null: str | None = None) -> Scores:
+
+def by_similarity(
+    evidence: Evidence, metric: str, sign: int = 1, null: str | None = None
+) -> Scores:
     """Score = sign * similarity of the class map (or its null map) with the filter's heat map."""
     maps = null_maps(evidence.maps, null, evidence.seed) if null else evidence.maps
     return {layer: sign * similarity(maps, heat, metric) for layer, heat in evidence.heat.items()}
@@ -112,8 +125,15 @@ def by_similarity(evidence: Evidence, metric: str, sign: int = 1, null: str | No
 
 def at_random(evidence: Evidence, draw: int = 0) -> Scores:
     """(1, F) uniform numbers fixed by (seed, draw, layer): the control every ranking must beat."""
-    return {layer: torch.rand(1, conv.out_channels, dtype=torch.float64, generator=torch.Generator().manual_seed(
-        seed_of(evidence.seed, "random", draw, layer))) for layer, conv in conv_layers(evidence.model).items()}
+    return {
+        layer: torch.rand(
+            1,
+            conv.out_channels,
+            dtype=torch.float64,
+            generator=torch.Generator().manual_seed(seed_of(evidence.seed, "random", draw, layer)),
+        )
+        for layer, conv in conv_layers(evidence.model).items()
+    }
 
 
 RANKINGS: dict[str, Callable[..., Scores]] = {

@@ -1,9 +1,9 @@
-"""FullGrad (Srinivas & Fleuret 2019): a logit split without remainder, the saliency map made from it, class maps.
+"""FullGrad (Srinivas & Fleuret 2019): a logit split without remainder, the saliency map made from
+it, class maps.
 
-    parts = decompose(model, x, targets)          # parts.residual: what the split leaves unexplained, ~ rounding
-    maps = fullgrad(model, x, targets)            # (B, H, W)
-    class_maps(model, task).maps                  # (C, H, W), what the network looks at for each class
-"""
+parts = decompose(model, x, targets)          # parts.residual: what the split leaves unexplained, ~
+rounding maps = fullgrad(model, x, targets)            # (B, H, W) class_maps(model, task).maps
+# (C, H, W), what the network looks at for each class"""
 
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -23,34 +23,44 @@ class Decomposition(NamedTuple):
 
     logit: Tensor  # (B,)
     input_term: Tensor  # (B, 3, H, W): input gradient x input
-    bias_terms: dict[str, Tensor]  # layer -> (B, C, h, w) or (B, C): output gradient x effective bias
+    bias_terms: dict[
+        str, Tensor
+    ]  # layer -> (B, C, h, w) or (B, C): output gradient x effective bias
 
     @property
     def residual(self) -> Tensor:
         """(B,): logit minus the sum of all terms, relative to max(|logit|, 1)."""
-        total = self.input_term.flatten(1).sum(1) + sum(t.flatten(1).sum(1) for t in self.bias_terms.values())
+        total = self.input_term.flatten(1).sum(1) + sum(
+            t.flatten(1).sum(1) for t in self.bias_terms.values()
+        )
         return (self.logit - total).abs() / self.logit.abs().clamp_min(1)
 
 
 def effective_bias(module: nn.Module) -> Tensor | None:
-    """The constant (C,) a layer adds in evaluation mode: its bias, or beta - mean * gamma / sqrt(var + eps)."""
+    """The constant (C,) a layer adds in evaluation mode: its bias, or beta - mean * gamma /
+    sqrt(var + eps)."""
     if isinstance(module, nn.BatchNorm2d):
-        return module.bias - module.running_mean * module.weight / torch.sqrt(module.running_var + module.eps)
+        return module.bias - module.running_mean * module.weight / torch.sqrt(
+            module.running_var + module.eps
+        )
     return module.bias if isinstance(module, (nn.Conv2d, nn.Linear)) else None
 
 
 @contextmanager
 def _output_gradients(model: nn.Module):
-    """Inside, a backward pass fills the yielded dict: layer -> gradient of the explained scalar at its output.
+    """Inside, a backward pass fills the yielded dict: layer -> gradient of the explained scalar at
+    its output.
 
-    The hook sits on the output tensor, not on the module, so that in-place ReLU after it does no harm.
-    """
+    The hook sits on the output tensor, not on the module, so that in-place ReLU after it does no
+    harm."""
     gradients: dict[str, Tensor] = {}
     handles = []
     for name, module in model.named_modules():
         if effective_bias(module) is not None:
+
             def keep(_module, _inputs, output, name=name):
                 output.register_hook(lambda grad: gradients.__setitem__(name, grad))
+
             handles.append(module.register_forward_hook(keep))
     try:
         yield gradients
@@ -60,15 +70,17 @@ def _output_gradients(model: nn.Module):
 
 
 def decompose(model: nn.Module, images: Tensor, targets: Tensor) -> Decomposition:
-    """Split the raw logit of each image's target into input and bias terms (the paper's equation 3).
+    """Split the raw logit of each image's target into input and bias terms (the paper's equation
+    3).
 
-    images: normalised float (B, 3, H, W); targets: int64 (B,), output numbers. Exact for networks of convolutions,
-    linear layers, batch norm (evaluation mode), ReLU and max pooling. Mode, requires_grad and hooks of the model are
-    afterwards as before; no parameter gets a gradient.
-    """
+    images: normalised float (B, 3, H, W); targets: int64 (B,), output numbers. Exact for networks
+    of convolutions, linear layers, batch norm (evaluation mode), ReLU and max pooling. Mode,
+    requires_grad and hooks of the model are afterwards as before; no parameter gets a gradient."""
     if images.ndim != 4 or len(images) != len(targets):
-        raise ValueError(f"images {tuple(images.shape)} and targets {tuple(targets.shape)}: "
-                         "expected (B, 3, H, W) and (B,)")
+        raise ValueError(
+            f"images {tuple(images.shape)} and targets {tuple(targets.shape)}: "
+            "expected (B, 3, H, W) and (B,)"
+        )
     was_training = model.training
     model.eval()
     try:
@@ -88,8 +100,9 @@ def decompose(model: nn.Module, images: Tensor, targets: Tensor) -> Decompositio
 
 
 def _psi_summed(term_bchw: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h, w): psi = |term| minus its minimum over (max + 1e-6), jointly over C, h, w for each
-    image (the paper leaves open whether per channel; this follows the authors' code), then summed over channels."""
+    """(B, C, h, w) -> (B, h, w): psi = |term| minus its minimum over (max + 1e-6), jointly over C,
+    h, w for each image (the paper leaves open whether per channel; this follows the authors' code),
+    then summed over channels."""
     term = term_bchw.abs()
     low, high = (extreme((1, 2, 3), keepdim=True) for extreme in (term.amin, term.amax))
     return term.sub_(low).div_(high - low + 1e-6).sum(1)
@@ -98,9 +111,9 @@ def _psi_summed(term_bchw: Tensor) -> Tensor:
 def fullgrad(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """FullGrad saliency maps (B, H, W), at least 0, not scaled (the paper's equation 5).
 
-    Arguments as for `decompose`. Linear layers have no place in the image and are left out. Channels are summed
-    before the bilinear upsampling (align_corners=True), which is linear: the same map, at a tenth of the cost.
-    """
+    Arguments as for `decompose`. Linear layers have no place in the image and are left out.
+    Channels are summed before the bilinear upsampling (align_corners=True), which is linear: the
+    same map, at a tenth of the cost."""
     size = images.shape[-2:]
     maps = []
     for x, t in zip(images.split(BATCH), targets.split(BATCH)):
@@ -109,19 +122,24 @@ def fullgrad(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         for term in parts.bias_terms.values():
             if term.ndim == 4:
                 small = _psi_summed(term)[:, None]
-                total = total + F.interpolate(small, size=size, mode="bilinear", align_corners=True)[:, 0]
+                total = (
+                    total
+                    + F.interpolate(small, size=size, mode="bilinear", align_corners=True)[:, 0]
+                )
         maps.append(total)
     return torch.cat(maps)
 
 
 def scale(maps: Tensor) -> Tensor:
-    """Each map (..., H, W) scaled to [0, 1] by its own minimum and maximum; a constant map becomes 0."""
+    """Each map (..., H, W) scaled to [0, 1] by its own minimum and maximum; a constant map becomes
+    0."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     return (maps - low) / (high - low).clamp_min(1e-12)
 
 
 class ClassMaps(NamedTuple):
-    """maps (C, H, W) in [0, 1]; used: images behind each map; correct: whether they were correctly classified."""
+    """maps (C, H, W) in [0, 1]; used: images behind each map; correct: whether they were correctly
+    classified."""
 
     maps: Tensor
     used: list[int]
@@ -129,10 +147,11 @@ class ClassMaps(NamedTuple):
 
 
 def choose_images(model: nn.Module, task: Task, count: int) -> tuple[list[Tensor], list[bool]]:
-    """For each class, indices of up to `count` correctly classified training images, the first in data set order.
+    """For each class, indices of up to `count` correctly classified training images, the first in
+    data set order.
 
-    All there are, if fewer; the class's first `count` images, if none is classified correctly (then False).
-    """
+    All there are, if fewer; the class's first `count` images, if none is classified correctly (then
+    False)."""
     right = predict(model, task, task.x)[:, task.outputs].argmax(1) == task.y
     picks, correct = [], []
     for c in range(len(task.classes)):
@@ -143,7 +162,8 @@ def choose_images(model: nn.Module, task: Task, count: int) -> tuple[list[Tensor
 
 
 def class_maps(model: nn.Module, task: Task, count: int = 100) -> ClassMaps:
-    """The class map (PROTOCOL section 2): mean of the FullGrad maps, each scaled to [0, 1], of `count` images.
+    """The class map (PROTOCOL section 2): mean of the FullGrad maps, each scaled to [0, 1], of
+    `count` images.
 
     The explained output is the class's own, in the task's head.
     """

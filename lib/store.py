@@ -4,10 +4,10 @@
     rows = store.once("run", key, make)                  # makes them, or reads what was made before
     store.once("task1", key, make, FileType(".pt", torch_save, torch_load))
 
-A product `<kind>/<hash>.json` (or .pt, .npz) is what equal runs write equally, byte for byte; its sibling
-`<hash>.meta.json` says when, where, how long and by which code, and is written last: without it there is no product.
-A lock file makes a second process wait for the first instead of making the same thing again. No torch here.
-"""
+A product `<kind>/<hash>.json` (or .pt, .npz) is what equal runs write equally, byte for byte; its
+sibling `<hash>.meta.json` says when, where, how long and by which code, and is written last:
+without it there is no product. A lock file makes a second process wait for the first instead of
+making the same thing again. No torch here."""
 
 import fcntl
 import hashlib
@@ -28,7 +28,16 @@ import pandas as pd
 from lib.keys import digest
 from lib.profile import ROOT
 
-LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "scipy", "captum", "scikit-learn", "matplotlib")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "scipy",
+    "captum",
+    "scikit-learn",
+    "matplotlib",
+)
 
 
 def results_dir(profile: str) -> Path:
@@ -44,12 +53,16 @@ class FileType(NamedTuple):
     load: Callable[[Path], Any]
 
 
-JSON = FileType(".json", lambda thing, path: path.write_text(json.dumps(thing, indent=1, sort_keys=True) + "\n"),
-                lambda path: json.loads(path.read_text()))
+JSON = FileType(
+    ".json",
+    lambda thing, path: path.write_text(json.dumps(thing, indent=1, sort_keys=True) + "\n"),
+    lambda path: json.loads(path.read_text()),
+)
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` on a temporary name beside `path`, flush it to disk, rename: a reader sees all of it or nothing."""
+    """Call `write` on a temporary name beside `path`, flush it to disk, rename: a reader sees all
+    of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -69,7 +82,9 @@ def file_hash(path: Path) -> str:
 
 @cache
 def provenance() -> dict[str, Any]:
-    """Commit, whether lib, notebooks or profiles differ from it, versions, host and processor of this process."""
+    """Commit, whether lib, notebooks or profiles differ from it, versions, host and processor of
+    this process."""
+
     def git(*args):
         done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
@@ -81,9 +96,15 @@ def provenance() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             pass
     changed = git("status", "--porcelain", "--", "lib", "notebooks", "profiles")
-    return {"commit": git("rev-parse", "HEAD") or "unknown", "dirty": changed is None or bool(changed),
-            "python": platform.python_version(), "versions": versions, "machine": platform.machine(),
-            "processor": processor(), "cores": os.cpu_count()}
+    return {
+        "commit": git("rev-parse", "HEAD") or "unknown",
+        "dirty": changed is None or bool(changed),
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+    }
 
 
 @cache
@@ -91,7 +112,9 @@ def processor() -> str:
     """The processor's model name, as far as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -100,7 +123,8 @@ class Store:
     """The products of one profile, in a folder."""
 
     def __init__(self, root: Path, made_with: dict | None = None):
-        """root: the folder; made_with: what else meta files should say (device, precision as resolved)."""
+        """root: the folder; made_with: what else meta files should say (device, precision as
+        resolved)."""
         self.root, self.made_with = Path(root), made_with or {}
 
     def path(self, kind: str, key: dict, suffix: str = ".json", branch: str = "") -> Path:
@@ -115,38 +139,69 @@ class Store:
     def branches(self, kind: str, key: dict) -> list[str]:
         """The branches (lineages) under which a JSON product of this key is finished."""
         stem = digest(key)
-        found = (p.name[len(stem) + 1:-len(".json")] for p in (self.root / kind).glob(f"{stem}.*.json"))
-        return sorted(b for b in found if b and not b.endswith("meta") and self.has(kind, key, branch=b))
+        found = (
+            p.name[len(stem) + 1 : -len(".json")] for p in (self.root / kind).glob(f"{stem}.*.json")
+        )
+        return sorted(
+            b for b in found if b and not b.endswith("meta") and self.has(kind, key, branch=b)
+        )
 
-    def once(self, kind: str, key: dict, make: Callable[[], Any], filetype: FileType = JSON, branch: str = "") -> Any:
-        """Read the product, or make, write and return it. Raises ValueError if the file on disk is damaged."""
+    def once(
+        self,
+        kind: str,
+        key: dict,
+        make: Callable[[], Any],
+        filetype: FileType = JSON,
+        branch: str = "",
+    ) -> Any:
+        """Read the product, or make, write and return it. Raises ValueError if the file on disk is
+        damaged."""
         path = self.path(kind, key, filetype.suffix, branch)
         if self.has(kind, key, filetype.suffix, branch):
             return self.read(path, filetype)
         with _locked(path):
-            if self.has(kind, key, filetype.suffix, branch):  # another process made it while this one waited
+            if self.has(
+                kind, key, filetype.suffix, branch
+            ):  # another process made it while this one waited
                 return self.read(path, filetype)
             start = time.time()
             product = make()
             write_atomically(path, lambda p: filetype.save(product, p))
-            meta = {"kind": kind, "key": key, "branch": branch, "sha256": file_hash(path), "made": round(start),
-                    "seconds": round(time.time() - start, 3), **provenance(), **self.made_with}
+            meta = {
+                "kind": kind,
+                "key": key,
+                "branch": branch,
+                "sha256": file_hash(path),
+                "made": round(start),
+                "seconds": round(time.time() - start, 3),
+                **provenance(),
+                **self.made_with,
+            }
             write_atomically(_meta(path), lambda p: JSON.save(meta, p))
         return product
 
     def read(self, path: Path, filetype: FileType = JSON) -> Any:
-        """The product in `path` after comparing its checksum; ValueError says which file is damaged."""
+        """The product in `path` after comparing its checksum; ValueError says which file is
+        damaged."""
         if file_hash(path) != _read_meta(_meta(path))["sha256"]:
-            raise ValueError(f"{path} is damaged (its checksum is not the one recorded when it was made): delete it, "
-                             "and the next run makes it again")
+            raise ValueError(
+                f"{path} is damaged (its checksum is not the one recorded when it was made): "
+                "delete it, "
+                "and the next run makes it again"
+            )
         return filetype.load(path)
 
     def metas(self, kind: str) -> Iterator[tuple[Path, dict]]:
-        """(path of the product, its meta data) for every finished product of a kind, in order of name."""
+        """(path of the product, its meta data) for every finished product of a kind, in order of
+        name."""
         for meta in sorted((self.root / kind).glob("*.meta.json")):
             content = _read_meta(meta)
             stem = meta.name.removesuffix(".meta.json")
-            if files := [p for p in meta.parent.glob(f"{stem}.*") if p.name[len(stem):] in (".json", ".pt", ".npz")]:
+            if files := [
+                p
+                for p in meta.parent.glob(f"{stem}.*")
+                if p.name[len(stem) :] in (".json", ".pt", ".npz")
+            ]:
                 yield files[0], content
 
 
@@ -158,13 +213,16 @@ def _read_meta(path: Path) -> dict:
     try:
         return json.loads(path.read_text())
     except ValueError:
-        raise ValueError(f"{path} is damaged (not JSON): delete it, and the next run makes its product again") from None
+        raise ValueError(
+            f"{path} is damaged (not JSON): delete it, and the next run makes its product again"
+        ) from None
 
 
 @contextmanager
 def _locked(path: Path):
-    """Hold `.<name>.lock`; the system releases it when the process ends, however it ends. The empty file stays: were
-    it removed, one process could wait on the old file while another locks a new one."""
+    """Hold `.<name>.lock`; the system releases it when the process ends, however it ends. The empty
+    file stays: were it removed, one process could wait on the old file while another locks a new
+    one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -172,11 +230,16 @@ def _locked(path: Path):
 
 
 def rows(profile: str, table: str = "runs") -> pd.DataFrame:
-    """A table of a profile's results (`runs`, `accuracy`, `claims`, ...): a run here, else the published record."""
-    places = [results_dir(profile) / "tables" / f"{table}.csv", ROOT / "results/published" / profile / "tables" /
-              f"{table}.csv"]
+    """A table of a profile's results (`runs`, `accuracy`, `claims`, ...): a run here, else the
+    published record."""
+    places = [
+        results_dir(profile) / "tables" / f"{table}.csv",
+        ROOT / "results/published" / profile / "tables" / f"{table}.csv",
+    ]
     for place in places:
         if place.exists():
             return pd.read_csv(place)
-    raise FileNotFoundError(f"no table {table!r} of profile {profile!r}: expected {places[0]} (make reproduce "
-                            f"PROFILE={profile}) or {places[1]}")
+    raise FileNotFoundError(
+        f"no table {table!r} of profile {profile!r}: expected {places[0]} (make reproduce "
+        f"PROFILE={profile}) or {places[1]}"
+    )

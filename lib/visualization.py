@@ -1,11 +1,11 @@
 """Activation maximisation (Erhan 2009) of every filter, batched.
 
-    images = maximize_activation(model, "conv3_1", filters=range(256), seed=1)     # (256, 3, 32, 32), normalised
-    heat = heat_maps(to_pixels(images, statistics))                                # (256, 32, 32) in [0, 1]
+    images = maximize_activation(model, "conv3_1", filters=range(256), seed=1)  # (256, 3, 32, 32)
+    heat = heat_maps(to_pixels(images, statistics))  # (256, 32, 32) in [0, 1]
 
-As in pytorch-cnn-visualizations' `CNNLayerVisualization`: one noise image U(150, 180) / 255, normalised; Adam, lr 0.1,
-weight decay 1e-6, 30 steps; the loss is minus the mean of the filter's map before ReLU; nothing clamped or blurred.
-"""
+As in pytorch-cnn-visualizations' `CNNLayerVisualization`: one noise image U(150, 180) / 255,
+normalised; Adam, lr 0.1, weight decay 1e-6, 30 steps; the loss is minus the mean of the filter's
+map before ReLU; nothing clamped or blurred."""
 
 from collections.abc import Sequence
 
@@ -22,17 +22,36 @@ NOISE = (150, 180)
 BATCH = 64  # filters visualised at once: bounds memory, not results
 
 
-def noise_image(seed: int, layer: str, filters: Sequence[int], size: int, statistics: Task | Images | None = None,
-                dtype: torch.dtype = torch.float32) -> Tensor:
-    """The images (F, 3, size, size) the search starts from, normalised; each fixed by (seed, layer, filter)."""
-    draws = [torch.rand(3, size, size, dtype=torch.float64,
-                        generator=torch.Generator().manual_seed(seed_of(seed, layer, f, "noise"))) for f in filters]
+def noise_image(
+    seed: int,
+    layer: str,
+    filters: Sequence[int],
+    size: int,
+    statistics: Task | Images | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The images (F, 3, size, size) the search starts from, normalised; each fixed by (seed, layer,
+    filter)."""
+    draws = [
+        torch.rand(
+            3,
+            size,
+            size,
+            dtype=torch.float64,
+            generator=torch.Generator().manual_seed(seed_of(seed, layer, f, "noise")),
+        )
+        for f in filters
+    ]
     pixels = (NOISE[0] + (NOISE[1] - NOISE[0]) * torch.stack(draws)) / 255
     return _normalise(pixels, statistics).to(dtype)
 
 
 def _statistics(statistics, like: Tensor) -> tuple[Tensor, Tensor]:
-    mean, std = (statistics.mean, statistics.std) if statistics is not None else (torch.zeros(3), torch.ones(3))
+    mean, std = (
+        (statistics.mean, statistics.std)
+        if statistics is not None
+        else (torch.zeros(3), torch.ones(3))
+    )
     return mean.to(like).view(1, 3, 1, 1), std.to(like).view(1, 3, 1, 1)
 
 
@@ -42,31 +61,50 @@ def _normalise(pixels: Tensor, statistics: Task | Images | None) -> Tensor:
 
 
 def mean_activation_weights(conv: nn.Conv2d, filters: Sequence[int], size: int) -> Tensor:
-    """(F, C, size, size): the mean of a filter's map is linear in the layer's input; these are its coefficients.
+    """(F, C, size, size): the mean of a filter's map is linear in the layer's input; these are its
+    coefficients.
 
-    mean(conv(x)[f]) = <x, weights[f]> + bias[f]. So the visualised convolution itself never has to be run: for F
-    filters it would compute F maps for each of F images, of which F are used.
-    """
+    mean(conv(x)[f]) = <x, weights[f]> + bias[f]. So the visualised convolution itself never has to
+    be run: for F filters it would compute F maps for each of F images, of which F are used."""
     h_out = (size + 2 * conv.padding[0] - conv.kernel_size[0]) // conv.stride[0] + 1
     ones = conv.weight.new_ones(1, 1, h_out, h_out) / h_out**2
     rest = (size + 2 * conv.padding[0] - conv.kernel_size[0]) % conv.stride[0]
-    parts = [F.conv_transpose2d(ones, conv.weight[f:f + 1], stride=conv.stride, padding=conv.padding,
-                                output_padding=rest) for f in filters]
+    parts = [
+        F.conv_transpose2d(
+            ones,
+            conv.weight[f : f + 1],
+            stride=conv.stride,
+            padding=conv.padding,
+            output_padding=rest,
+        )
+        for f in filters
+    ]
     return torch.cat(parts)
 
 
-def maximize_activation(model: VGG, layer: str, filters: Sequence[int] | None = None, steps: int = 30, seed: int = 0,
-                        lr: float = 0.1, image_size: int = 32, statistics: Task | Images | None = None) -> Tensor:
-    """Images (F, 3, H, W), in normalised space, that raise the mean activation of each filter of `layer`.
+def maximize_activation(
+    model: VGG,
+    layer: str,
+    filters: Sequence[int] | None = None,
+    steps: int = 30,
+    seed: int = 0,
+    lr: float = 0.1,
+    image_size: int = 32,
+    statistics: Task | Images | None = None,
+) -> Tensor:
+    """Images (F, 3, H, W), in normalised space, that raise the mean activation of each filter of
+    `layer`.
 
-    filters None: all. Image i optimises filter i; the loss is a sum over images, so a batch equals the loop exactly
-    (Adam works element by element). Evaluation mode; only the network below the layer is run, without weight
-    gradients. statistics: mean / std the network's inputs were normalised with (None: 0 / 1). float32 or float64 as the
-    model; not under autocast, since deep images drift apart in bf16. The model is afterwards as before.
-    """
+    filters None: all. Image i optimises filter i; the loss is a sum over images, so a batch equals
+    the loop exactly (Adam works element by element). Evaluation mode; only the network below the
+    layer is run, without weight gradients. statistics: mean / std the network's inputs were
+    normalised with (None: 0 / 1). float32 or float64 as the model; not under autocast, since deep
+    images drift apart in bf16. The model is afterwards as before."""
     conv = conv_layers(model).get(layer)
     if conv is None or conv.groups != 1:
-        raise ValueError(f"no convolution {layer!r}: expected one of {', '.join(conv_layers(model))}")
+        raise ValueError(
+            f"no convolution {layer!r}: expected one of {', '.join(conv_layers(model))}"
+        )
     filters = list(range(conv.out_channels)) if filters is None else list(filters)
     if wrong := [f for f in filters if not 0 <= f < conv.out_channels]:
         raise ValueError(f"{layer} has filters 0 to {conv.out_channels - 1}, not {wrong[:5]}")
@@ -74,17 +112,30 @@ def maximize_activation(model: VGG, layer: str, filters: Sequence[int] | None = 
     was_training = model.training
     model.eval()
     try:
-        done = [_ascend(below, conv, layer, part, steps, seed, lr, image_size, statistics)
-                for part in (filters[i:i + BATCH] for i in range(0, len(filters), BATCH))]
+        done = [
+            _ascend(below, conv, layer, part, steps, seed, lr, image_size, statistics)
+            for part in (filters[i : i + BATCH] for i in range(0, len(filters), BATCH))
+        ]
     finally:
         model.train(was_training)
     return torch.cat(done) if done else conv.weight.new_zeros(0, 3, image_size, image_size)
 
 
-def _ascend(below: nn.Module, conv: nn.Conv2d, layer: str, filters: list[int], steps: int, seed: int, lr: float,
-            image_size: int, statistics) -> Tensor:
+def _ascend(
+    below: nn.Module,
+    conv: nn.Conv2d,
+    layer: str,
+    filters: list[int],
+    steps: int,
+    seed: int,
+    lr: float,
+    image_size: int,
+    statistics,
+) -> Tensor:
     """The search for one batch of filters."""
-    x = noise_image(seed, layer, filters, image_size, statistics, conv.weight.dtype).to(conv.weight.device)
+    x = noise_image(seed, layer, filters, image_size, statistics, conv.weight.dtype).to(
+        conv.weight.device
+    )
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     adam = torch.optim.Adam([x], lr=lr, weight_decay=1e-6)
     weights = None
@@ -100,16 +151,19 @@ def _ascend(below: nn.Module, conv: nn.Conv2d, layer: str, filters: list[int], s
 
 
 def to_pixels(images: Tensor, statistics: Task | Images | None = None) -> Tensor:
-    """Normalised float (F, 3, H, W) -> uint8 (F, 3, H, W): un-normalised, clamped to [0, 1], rounded to 1 / 255."""
+    """Normalised float (F, 3, H, W) -> uint8 (F, 3, H, W): un-normalised, clamped to [0, 1],
+    rounded to 1 / 255."""
     mean, std = _statistics(statistics, images)
     return ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def heat_maps(pixels: Tensor) -> Tensor:
-    """The default heat map: uint8 (F, 3, H, W) -> float (F, H, W) in [0, 1], mean over RGB, min-max per filter."""
+    """The default heat map: uint8 (F, 3, H, W) -> float (F, H, W) in [0, 1], mean over RGB, min-max
+    per filter."""
     return scale(pixels.float().mean(1) / 255)
 
 
 def change_maps(images: Tensor, start: Tensor) -> Tensor:
-    """The alternative heat map: mean over RGB of |image - its initial noise| (F, H, W), scaled to [0, 1]."""
+    """The alternative heat map: mean over RGB of |image - its initial noise| (F, H, W), scaled to
+    [0, 1]."""
     return scale((images - start).abs().mean(1))

@@ -1,4 +1,5 @@
-"""Shared by the tests: a tiny data set a narrow network learns in seconds, and the real one where it is at hand."""
+"""Shared by the tests: a tiny data set a narrow network learns in seconds, and the real one where
+it is at hand."""
 
 import os
 import subprocess
@@ -12,11 +13,14 @@ import torch
 from lib.data import load, split_tasks
 from lib.profile import ROOT
 
-torch.set_num_threads(1)  # tiny tensors: more threads only cost, and the thread count changes the last bits
+torch.set_num_threads(
+    1
+)  # tiny tensors: more threads only cost, and the thread count changes the last bits
 
 
 def _tiny_arrays(classes=4, per_class=40, size=32, seed=0):
-    """Each class is a coarse pattern of its own plus noise; a quarter as many images for testing."""
+    """Each class is a coarse pattern of its own plus noise; a quarter as many images for
+    testing."""
     rng = np.random.default_rng(seed)
     patterns = rng.integers(30, 226, (classes, 4, 4, 3)).repeat(size // 4, 1).repeat(size // 4, 2)
     arrays = {}
@@ -29,16 +33,20 @@ def _tiny_arrays(classes=4, per_class=40, size=32, seed=0):
 
 @pytest.fixture(scope="session")
 def tiny_arrays():
-    """tiny_arrays(classes=4, per_class=40, size=32, seed=0) -> {x_train (N, H, W, 3), y_train, x_test, y_test}."""
+    """tiny_arrays(classes=4, per_class=40, size=32, seed=0) -> {x_train (N, H, W, 3), y_train,
+    x_test, y_test}."""
     return _tiny_arrays
 
 
 @pytest.fixture(scope="session")
 def tiny_npz():
-    """tiny_npz(path, classes=4, per_class=40, size=32, seed=0) writes such a data set and returns the path as text."""
+    """tiny_npz(path, classes=4, per_class=40, size=32, seed=0) writes such a data set and returns
+    the path as text."""
+
     def write(path, **options):
         np.savez(path, **_tiny_arrays(**options))
         return str(path)
+
     return write
 
 
@@ -60,12 +68,15 @@ def _real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def cifar100(tmp_path_factory):
-    """The real CIFAR-100, restored from its packed parts where they are at hand ($CIFAR100), read as a user does."""
+    """The real CIFAR-100, restored from its packed parts where they are at hand ($CIFAR100), read
+    as a user does."""
     script = _real_data() / "restore_cifar100.py"
     if not script.is_file():
         pytest.skip(f"needs the packed CIFAR-100: no {script} (name its folder by $CIFAR100)")
     folder = tmp_path_factory.mktemp("cifar100")
-    done = subprocess.run([sys.executable, "-B", str(script), str(folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-B", str(script), str(folder)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return load(f"cifar100:{folder}")
 

@@ -1,4 +1,5 @@
-"""The baselines compute what lib computes, and the benchmark writes its tables; no times are asserted."""
+"""The baselines compute what lib computes, and the benchmark writes its tables; no times are
+asserted."""
 
 import json
 import os
@@ -18,8 +19,26 @@ from bench.baselines import (
     textbook_loader,
     textbook_training,
 )
-from bench.measure import Row, busy, cores, fresh, macs, markdown, side_by_side, targets_table, watched
-from bench.sections import FRACTIONS, Setup, _left, _prepare_products, convolutions, fraction_masks, network
+from bench.measure import (
+    Row,
+    busy,
+    cores,
+    fresh,
+    macs,
+    markdown,
+    side_by_side,
+    targets_table,
+    watched,
+)
+from bench.sections import (
+    FRACTIONS,
+    Setup,
+    _left,
+    _prepare_products,
+    convolutions,
+    fraction_masks,
+    network,
+)
 from lib.data import Task, normalise
 from lib.network import conv_layers, up_to, vgg16
 from lib.pool import KEEP_MEMORY
@@ -31,10 +50,19 @@ from lib.visualization import maximize_activation, noise_image
 def small(batch_norm, dtype=torch.float64):
     model = vgg16(4, 0.0625, batch_norm, generator=torch.Generator().manual_seed(5)).to(dtype)
     with torch.no_grad():
-        for p in model.parameters():  # biases away from zero, or FullGrad's terms would test nothing
-            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=dtype))
+        for (
+            p
+        ) in model.parameters():  # biases away from zero, or FullGrad's terms would test nothing
+            p.add_(
+                0.05
+                * torch.randn(
+                    p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=dtype
+                )
+            )
     if batch_norm:
-        model.train()(torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(6), dtype=dtype))
+        model.train()(
+            torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(6), dtype=dtype)
+        )
     return model.eval()
 
 
@@ -42,7 +70,7 @@ def small(batch_norm, dtype=torch.float64):
 def test_fullgrad_of_the_baseline_is_ours(batch_norm):
     model = small(batch_norm)
     x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    loop = torch.stack([fullgrad_one(plain(model), x[i:i + 1], i) for i in range(3)])
+    loop = torch.stack([fullgrad_one(plain(model), x[i : i + 1], i) for i in range(3)])
     torch.testing.assert_close(loop, fullgrad(model, x, torch.arange(3)), rtol=1e-10, atol=1e-10)
 
 
@@ -50,8 +78,12 @@ def test_fullgrad_of_the_baseline_is_ours(batch_norm):
 def test_activation_maximisation_of_the_baseline_is_ours(layer):
     model = small(True)
     start = noise_image(7, layer, [1, 3], 32, None, torch.float64)
-    loop = torch.cat([maximize_one(plain(model), layer, f, start[i:i + 1], 4) for i, f in enumerate([1, 3])])
-    torch.testing.assert_close(loop, maximize_activation(model, layer, [1, 3], 4, 7), rtol=1e-9, atol=1e-9)
+    loop = torch.cat(
+        [maximize_one(plain(model), layer, f, start[i : i + 1], 4) for i, f in enumerate([1, 3])]
+    )
+    torch.testing.assert_close(
+        loop, maximize_activation(model, layer, [1, 3], 4, 7), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_scores_of_the_baseline_are_ours():
@@ -64,14 +96,18 @@ def test_scores_of_the_baseline_are_ours():
 def bright_and_dark():
     """Two classes anyone can tell apart."""
     y = torch.arange(64) % 2
-    x = (torch.randint(0, 100, (64, 3, 32, 32), generator=torch.Generator().manual_seed(3)) + 150 * y.view(-1, 1, 1, 1))
+    x = torch.randint(
+        0, 100, (64, 3, 32, 32), generator=torch.Generator().manual_seed(3)
+    ) + 150 * y.view(-1, 1, 1, 1)
     return Task("t", (0, 1), x.to(torch.uint8), y, x[:4].to(torch.uint8), y[:4])
 
 
 def test_the_textbook_loop_trains():
     torch.manual_seed(0)
     model = plain(vgg16(2, 0.0625, True))
-    losses, seconds = textbook_training(model, textbook_loader(bright_and_dark(), 16, workers=0), 5, 0.01, 0.9)
+    losses, seconds = textbook_training(
+        model, textbook_loader(bright_and_dark(), 16, workers=0), 5, 0.01, 0.9
+    )
     assert len(losses) == len(seconds) == 5 and losses[-1] < 0.5 * losses[0]
 
 
@@ -81,13 +117,26 @@ def test_the_textbook_pictures_are_normalised_as_ours():
     ours = normalise(task.x, task)
     for i, (picture, label) in enumerate(loader.dataset):
         assert label == task.y[i]
-        assert any(torch.allclose(picture, either, atol=1e-6) for either in (ours[i], ours[i].flip(-1)))
+        assert any(
+            torch.allclose(picture, either, atol=1e-6) for either in (ours[i], ours[i].flip(-1))
+        )
 
 
 def test_macs_on_a_hand_counted_network():
     model = vgg16(10, 1.0)  # at 32 px: 9 * in * out * side^2 for each convolution, and the head
-    plan = [(3, 64, 32), (64, 64, 32), (64, 128, 16), (128, 128, 16), (128, 256, 8), (256, 256, 8), (256, 256, 8),
-            (256, 512, 4), (512, 512, 4), (512, 512, 4), *[(512, 512, 2)] * 3]
+    plan = [
+        (3, 64, 32),
+        (64, 64, 32),
+        (64, 128, 16),
+        (128, 128, 16),
+        (128, 256, 8),
+        (256, 256, 8),
+        (256, 256, 8),
+        (256, 512, 4),
+        (512, 512, 4),
+        (512, 512, 4),
+        *[(512, 512, 2)] * 3,
+    ]
     assert macs(model) == sum(9 * i * o * s**2 for i, o, s in plan) + 5120
     assert macs(up_to(model, "conv1_2")) == sum(9 * i * o * s**2 for i, o, s in plan[:2])
     assert model.training and not any(m._forward_hooks for m in model.modules())
@@ -97,11 +146,18 @@ def test_macs_on_a_hand_counted_network():
 def test_masks_freeze_the_fraction(fraction):
     model, _ = network("compact", Setup(torch.device("cpu"), tiny=True))
     masks = fraction_masks(model, fraction)
-    assert all(int(masks[k].sum()) == int(fraction * c.out_channels + 0.5) for k, c in conv_layers(model).items())
+    assert all(
+        int(masks[k].sum()) == int(fraction * c.out_channels + 0.5)
+        for k, c in conv_layers(model).items()
+    )
 
 
 def test_targets_are_judged_and_tables_written():
-    rows = [Row("fast", "2 s", "1 s", 2.0, ">= 2"), Row("a | b", "1 s", "1 s", 0.9, "<= 0.8"), Row("c", "", "", 1.0)]
+    rows = [
+        Row("fast", "2 s", "1 s", 2.0, ">= 2"),
+        Row("a | b", "1 s", "1 s", 0.9, "<= 0.8"),
+        Row("c", "", "", 1.0),
+    ]
     table = targets_table(rows)
     assert table["reached"].tolist() == ["yes", "no", ""]
     lines = markdown(table).splitlines()
@@ -121,8 +177,15 @@ def test_only_ours_runs_with_the_workers_memory(monkeypatch):
 
 def test_a_watched_command_is_weighed_with_its_children():
     child = "import time; x = bytearray(200_000_000); time.sleep(2)"
-    seconds, memory = watched([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', "
-                                                     f"{child!r}], check=True)"], {})
+    seconds, memory = watched(
+        [
+            sys.executable,
+            "-c",
+            f"import subprocess, sys; subprocess.run([sys.executable, '-c', "
+            f"{child!r}], check=True)",
+        ],
+        {},
+    )
     assert seconds > 2 and 0.2 < memory < 0.5
     with pytest.raises(RuntimeError, match="ended with 3: .*no luck"):
         script = "import os; print(os.environ['WHAT']); raise SystemExit(3)"
@@ -149,7 +212,9 @@ def test_whole_blocks_left():
     model = vgg16(10, 1.0)
     assert _left(model, 0) == 1
     assert 0.25 <= _left(model, 0.75) < 0.26  # all but the first layer's can be saved
-    assert _left(vgg16(10, 0.25), 0.75) > 0.35  # sixteen filters or fewer in a layer: nothing to save
+    assert (
+        _left(vgg16(10, 0.25), 0.75) > 0.35
+    )  # sixteen filters or fewer in a layer: nothing to save
 
 
 def test_one_section_writes_its_table(tmp_path, capsys):
@@ -169,5 +234,8 @@ def test_other_sections_run(section, tmp_path):
 
 def test_a_trace_of_one_step(tmp_path, capsys):
     assert main(["--trace", str(tmp_path / "step.json"), "--tiny"]) == 0
-    assert any("conv" in e.get("name", "") for e in json.loads((tmp_path / "step.json").read_text())["traceEvents"])
+    assert any(
+        "conv" in e.get("name", "")
+        for e in json.loads((tmp_path / "step.json").read_text())["traceEvents"]
+    )
     assert "trace:" in capsys.readouterr().out

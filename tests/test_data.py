@@ -1,4 +1,5 @@
-"""Every source gives the same kind of tensors or one clear sentence; the batched augmentation equals the slow one."""
+"""Every source gives the same kind of tensors or one clear sentence; the batched augmentation
+equals the slow one."""
 
 import hashlib
 import struct
@@ -33,7 +34,8 @@ def assert_wellformed(images, n, n_test, size, classes):
     assert len(images.names) == classes and set(images.y.tolist()) == set(range(classes))
 
 
-# --- .npz ---------------------------------------------------------------------------------------------------------
+# --- .npz -----------------------------------------------------------------------------------------
+
 
 def test_npz_in_colour(tmp_path, tiny_arrays, tiny_npz):
     arrays = tiny_arrays(per_class=8, size=8)
@@ -56,7 +58,11 @@ def test_npz_in_grey_is_repeated_in_every_channel(tmp_path, tiny_arrays, axis):
 
 
 def test_npz_with_class_names_and_another_size(tmp_path, tiny_arrays):
-    np.savez(tmp_path / "a.npz", **tiny_arrays(per_class=4, size=8), fine_label_names=["oak", "elm", "ash", "fir"])
+    np.savez(
+        tmp_path / "a.npz",
+        **tiny_arrays(per_class=4, size=8),
+        fine_label_names=["oak", "elm", "ash", "fir"],
+    )
     images = load(str(tmp_path / "a.npz"), image_size=32)
     assert_wellformed(images, 16, 4, 32, 4)
     assert images.names == ("oak", "elm", "ash", "fir")
@@ -65,10 +71,16 @@ def test_npz_with_class_names_and_another_size(tmp_path, tiny_arrays):
 
 BAD = {
     "lacks y_test": lambda a: a.pop("y_test"),
-    r"x_train is float32 .*expected uint8": lambda a: a.update(x_train=a["x_train"].astype(np.float32)),
-    r"x_test is uint8 \(4, 3, 8, 8\), expected": lambda a: a.update(x_test=a["x_test"].transpose(0, 3, 1, 2)),
+    r"x_train is float32 .*expected uint8": lambda a: a.update(
+        x_train=a["x_train"].astype(np.float32)
+    ),
+    r"x_test is uint8 \(4, 3, 8, 8\), expected": lambda a: a.update(
+        x_test=a["x_test"].transpose(0, 3, 1, 2)
+    ),
     r"x_train is uint8 \(16, 192\)": lambda a: a.update(x_train=a["x_train"].reshape(16, 192)),
-    r"y_train is float64 \(16,\), expected integers": lambda a: a.update(y_train=a["y_train"] * 1.0),
+    r"y_train is float64 \(16,\), expected integers": lambda a: a.update(
+        y_train=a["y_train"] * 1.0
+    ),
     r"y_test is int64 \(4, 1\), expected": lambda a: a.update(y_test=a["y_test"][:, None]),
     "x_train has 16 images but y_train 15 labels": lambda a: a.update(y_train=a["y_train"][:-1]),
     "x_test has 3 images but y_test 4 labels": lambda a: a.update(x_test=a["x_test"][1:]),
@@ -88,10 +100,20 @@ def test_a_bad_npz_is_refused_in_one_sentence_naming_the_file(tmp_path, tiny_arr
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def spoil_end(path): path.write_bytes(path.read_bytes()[:-200])
-def spoil_all(path): path.write_bytes(b"")
-def spoil_pixels(path): path.write_bytes(path.read_bytes().replace(path.read_bytes()[1000:1010], b"0123456789", 1))
-def spoil_as_text(path): path.write_text("not an archive\n" * 20)
+def spoil_end(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def spoil_all(path):
+    path.write_bytes(b"")
+
+
+def spoil_pixels(path):
+    path.write_bytes(path.read_bytes().replace(path.read_bytes()[1000:1010], b"0123456789", 1))
+
+
+def spoil_as_text(path):
+    path.write_text("not an archive\n" * 20)
 
 
 def spoil_as_array(path):
@@ -106,7 +128,9 @@ def spoil_compressed(path):
     with zipfile.ZipFile(path) as file:
         start = file.infolist()[-1].header_offset
     whole = bytearray(path.read_bytes())
-    whole[start + 30 + sum(struct.unpack("<HH", whole[start + 26:start + 30]))] = 0xFF  # after name and extra field
+    whole[start + 30 + sum(struct.unpack("<HH", whole[start + 26 : start + 30]))] = (
+        0xFF  # after name and extra field
+    )
     path.write_bytes(whole)
 
 
@@ -115,11 +139,18 @@ def spoil_as_objects(path):
         np.savez(path, **{**file, "x_train": np.array([{}, None])})
 
 
-
-
-@pytest.mark.parametrize("spoil", [
-    spoil_end, spoil_all, spoil_pixels,
-    spoil_as_text, spoil_as_array, spoil_compressed, spoil_as_objects])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_end,
+        spoil_all,
+        spoil_pixels,
+        spoil_as_text,
+        spoil_as_array,
+        spoil_compressed,
+        spoil_as_objects,
+    ],
+)
 def test_a_damaged_npz_is_refused_by_name(tmp_path, tiny_npz, spoil):
     path = tmp_path / "damaged.npz"
     tiny_npz(path, per_class=4, size=8)
@@ -135,7 +166,8 @@ def test_a_missing_source_is_refused(tmp_path, source):
         load(str(tmp_path / source))
 
 
-# --- digits, folders ----------------------------------------------------------------------------------------------
+# --- digits, folders ------------------------------------------------------------------------------
+
 
 def test_digits():
     images = load("digits", image_size=32)
@@ -149,10 +181,13 @@ def test_digits():
 
 def write_folder(root, classes, count, value=None):
     from PIL import Image
+
     for c, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(count):
-            Image.new("RGB", (12, 8), (value or 10 * i, 50 * c, 0)).save(root / name / f"{i:02}.png")
+            Image.new("RGB", (12, 8), (value or 10 * i, 50 * c, 0)).save(
+                root / name / f"{i:02}.png"
+            )
     (root / classes[0] / "notes.txt").write_text("not an image")
 
 
@@ -161,7 +196,12 @@ def test_folder_without_train_and_test_gives_every_fifth_for_testing(tmp_path):
     images = load(str(tmp_path / "set"))
     assert_wellformed(images, 16, 4, 32, 2)
     assert images.names == ("ant", "cat")  # sorted, whatever the order on disk
-    assert images.x_test[:, 0, 0, 0].tolist() == [40, 90, 40, 90] and images.y_test.tolist() == [0, 0, 1, 1]
+    assert images.x_test[:, 0, 0, 0].tolist() == [40, 90, 40, 90] and images.y_test.tolist() == [
+        0,
+        0,
+        1,
+        1,
+    ]
     assert images.x[:, 1, 5, 5].tolist() == [50] * 8 + [0] * 8  # ant was written second
     assert load(str(tmp_path / "set"), image_size=64).x.shape[-1] == 64
 
@@ -185,11 +225,17 @@ def test_bad_folders_are_refused(tmp_path):
         load(str(tmp_path))
 
 
-# --- tasks --------------------------------------------------------------------------------------------------------
+# --- tasks ----------------------------------------------------------------------------------------
+
 
 def test_split_tasks_keeps_images_and_renumbers_labels(tiny_images):
     first, second = split_tasks(tiny_images, [[3, 1], [0, 2]])
-    assert (first.name, second.name, first.classes, second.classes) == ("task1", "task2", (3, 1), (0, 2))
+    assert (first.name, second.name, first.classes, second.classes) == (
+        "task1",
+        "task2",
+        (3, 1),
+        (0, 2),
+    )
     for task in (first, second):
         assert len(task.x) == 80 and len(task.x_test) == 20
         keep = [i for i, y in enumerate(tiny_images.y.tolist()) if y in task.classes]
@@ -208,12 +254,15 @@ def test_heads(tiny_images):
     assert set(own[1].y.tolist()) == {0, 1}  # labels count from the head's first output
 
 
-@pytest.mark.parametrize(("classes", "message"), [
-    ([[0, 1], [2, 9]], r"no images of class \[9\]"),
-    ([[0, 1], [1, 2]], r"classes \[1\] are in more than one task"),
-    ([[0, 0], [1, 2]], r"classes \[0\] are in more than one task \(or twice in one\)"),
-    ([[0, 1], [2]], r"tasks of \[2, 1\] classes: expected equal sizes"),
-])
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([[0, 1], [2, 9]], r"no images of class \[9\]"),
+        ([[0, 1], [1, 2]], r"classes \[1\] are in more than one task"),
+        ([[0, 0], [1, 2]], r"classes \[0\] are in more than one task \(or twice in one\)"),
+        ([[0, 1], [2]], r"tasks of \[2, 1\] classes: expected equal sizes"),
+    ],
+)
 def test_impossible_tasks_are_refused(tiny_images, classes, message):
     with pytest.raises(ValueError, match=message):
         split_tasks(tiny_images, classes)
@@ -227,8 +276,14 @@ def test_a_class_without_test_images_is_refused(tiny_images):
 
 def test_join(tiny_tasks):
     every, same = join(tiny_tasks, shared=False), join(tiny_tasks, shared=True)
-    assert torch.equal(every.x, torch.cat([t.x for t in tiny_tasks])) and torch.equal(every.x, same.x)
-    assert every.classes == (0, 1, 2, 3) and every.outputs == slice(0, 4) and same.outputs == slice(0, 2)
+    assert torch.equal(every.x, torch.cat([t.x for t in tiny_tasks])) and torch.equal(
+        every.x, same.x
+    )
+    assert (
+        every.classes == (0, 1, 2, 3)
+        and every.outputs == slice(0, 4)
+        and same.outputs == slice(0, 2)
+    )
     assert every.y.tolist() == tiny_tasks[0].y.tolist() + [y + 2 for y in tiny_tasks[1].y.tolist()]
     assert same.y_test.tolist() == tiny_tasks[0].y_test.tolist() + tiny_tasks[1].y_test.tolist()
 
@@ -243,7 +298,10 @@ def test_draw_classes_is_fixed_by_the_seed_and_disjoint():
 
 
 def test_checksum_is_of_what_is_used(tmp_path, tiny_npz, tiny_tasks):
-    tasks = [split_tasks(load(tiny_npz(tmp_path / name)), [[0, 1], [2, 3]]) for name in ("a.npz", "b.npz")]
+    tasks = [
+        split_tasks(load(tiny_npz(tmp_path / name)), [[0, 1], [2, 3]])
+        for name in ("a.npz", "b.npz")
+    ]
     assert checksum(tasks[0]) == checksum(tasks[1]) == checksum(tiny_tasks)  # wherever the file lay
     first, second = tiny_tasks
     seen = {checksum(tiny_tasks), checksum([second, first])}
@@ -254,7 +312,8 @@ def test_checksum_is_of_what_is_used(tmp_path, tiny_npz, tiny_tasks):
     assert len(seen) == 8
 
 
-# --- pixels to the network's input --------------------------------------------------------------------------------
+# --- pixels to the network's input ----------------------------------------------------------------
+
 
 def slow_augment(x, task, generator, padding, flip, dtype):
     """One image after the other: pad, crop, flip, scale, normalise."""
@@ -263,9 +322,12 @@ def slow_augment(x, task, generator, padding, flip, dtype):
     done = []
     for i, image in enumerate(x):
         padded = F.pad(image, (padding,) * 4)
-        crop = padded[:, top[i]:top[i] + x.shape[2], left[i]:left[i] + x.shape[3]]
+        crop = padded[:, top[i] : top[i] + x.shape[2], left[i] : left[i] + x.shape[3]]
         crop = crop.flip(2) if flip and mirror[i] else crop
-        channels = [(crop[c].to(dtype) / 255 - task.mean[c].to(dtype)) / task.std[c].to(dtype) for c in range(3)]
+        channels = [
+            (crop[c].to(dtype) / 255 - task.mean[c].to(dtype)) / task.std[c].to(dtype)
+            for c in range(3)
+        ]
         done.append(torch.stack(channels))
     return torch.stack(done)
 
@@ -274,8 +336,10 @@ def slow_augment(x, task, generator, padding, flip, dtype):
 @pytest.mark.parametrize(("padding", "flip"), [(4, True), (4, False), (0, True), (1, True)])
 def test_augment_equals_one_image_at_a_time(tiny_tasks, padding, flip, dtype):
     x = tiny_tasks[0].x
-    fast, slow = (f(x, tiny_tasks[0], torch.Generator().manual_seed(3), padding, flip, dtype)
-                  for f in (augment, slow_augment))
+    fast, slow = (
+        f(x, tiny_tasks[0], torch.Generator().manual_seed(3), padding, flip, dtype)
+        for f in (augment, slow_augment)
+    )
     assert fast.dtype == dtype and torch.equal(fast, slow)
     assert fast.is_contiguous(memory_format=torch.channels_last)
     other = augment(x, tiny_tasks[0], torch.Generator().manual_seed(4), padding, flip, dtype)
@@ -283,12 +347,17 @@ def test_augment_equals_one_image_at_a_time(tiny_tasks, padding, flip, dtype):
 
 
 def test_all_offsets_and_both_directions_occur():
-    """One marked pixel in the middle shows where each image was moved: 3 x 3 offsets and, off the axis, its mirror."""
+    """One marked pixel in the middle shows where each image was moved: 3 x 3 offsets and, off the
+    axis, its mirror."""
     x = torch.zeros(500, 3, 9, 9, dtype=torch.uint8)
     x[:, :, 4, 2] = 255
     task = load("digits")._replace(mean=torch.zeros(3), std=torch.ones(3))
-    seen = augment(x, task, torch.Generator().manual_seed(0), 1, True)[:, 0].nonzero()[:, 1:].tolist()
-    assert len(seen) == 500 and {tuple(p) for p in seen} == {(r, c) for r in (3, 4, 5) for c in (1, 2, 3, 5, 6, 7)}
+    seen = (
+        augment(x, task, torch.Generator().manual_seed(0), 1, True)[:, 0].nonzero()[:, 1:].tolist()
+    )
+    assert len(seen) == 500 and {tuple(p) for p in seen} == {
+        (r, c) for r in (3, 4, 5) for c in (1, 2, 3, 5, 6, 7)
+    }
 
 
 def test_nothing_to_augment_is_normalise(tiny_tasks):
@@ -298,7 +367,9 @@ def test_nothing_to_augment_is_normalise(tiny_tasks):
 
 def test_normalise_equals_torchvision(tiny_tasks):
     task = tiny_tasks[0]
-    reference = transforms.Compose([transforms.ToTensor(), transforms.Normalize(task.mean, task.std)])
+    reference = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize(task.mean, task.std)]
+    )
     wanted = torch.stack([reference(image.permute(1, 2, 0).numpy()) for image in task.x])
     torch.testing.assert_close(normalise(task.x, task), wanted, rtol=1e-6, atol=1e-6)
     assert normalise(task.x[:2], task, torch.float64).dtype == torch.float64
@@ -310,13 +381,19 @@ def test_channel_statistics_equal_numpy(tiny_images):
     np.testing.assert_allclose(mean, pixels.mean((0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(std, pixels.std((0, 2, 3)), rtol=1e-6)
     assert torch.equal(mean, tiny_images.mean) and torch.equal(std, tiny_images.std)
-    assert (channel_statistics(torch.full((2, 3, 4, 4), 9, dtype=torch.uint8))[1] > 0).all()  # never divides by 0
+    assert (
+        channel_statistics(torch.full((2, 3, 4, 4), 9, dtype=torch.uint8))[1] > 0
+    ).all()  # never divides by 0
 
 
 def test_resize():
     x = torch.full((2, 3, 8, 8), 77, dtype=torch.uint8)
     assert resize(x, None) is x and resize(x, 8) is x
-    assert resize(x, 32).shape == (2, 3, 32, 32) and (resize(x, 32) == 77).all() and (resize(x, 4) == 77).all()
+    assert (
+        resize(x, 32).shape == (2, 3, 32, 32)
+        and (resize(x, 32) == 77).all()
+        and (resize(x, 4) == 77).all()
+    )
 
 
 def test_duplicates(tiny_images):
@@ -328,18 +405,27 @@ def test_duplicates(tiny_images):
     assert sorted(duplicates(x, x_test)) == [(2, 3), (7, 0), (7, 4)]
 
 
-# --- CIFAR-100 ----------------------------------------------------------------------------------------------------
+# --- CIFAR-100 ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("File not found or corrupted.")])
+
+@pytest.mark.parametrize(
+    "error", [URLError("no route to host"), RuntimeError("File not found or corrupted.")]
+)
 def test_cifar100_without_a_network_says_what_to_do(tmp_path, monkeypatch, error):
-    def fail(*args, **kwargs): raise error
+    def fail(*args, **kwargs):
+        raise error
+
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fail)
-    with pytest.raises(ConnectionError, match="expected a network .*cifar-100-python folder .*DATA=cifar100:FOLDER"):
+    with pytest.raises(
+        ConnectionError, match="expected a network .*cifar-100-python folder .*DATA=cifar100:FOLDER"
+    ):
         load("cifar100", root=tmp_path)
 
 
 def test_a_full_disk_is_not_called_a_missing_network(tmp_path, monkeypatch):
-    def fail(*args, **kwargs): raise OSError(28, "No space left on device")
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fail)
     with pytest.raises(OSError, match="No space left") as caught:
         load(f"cifar100:{tmp_path}")
@@ -355,9 +441,15 @@ def test_cifar100_is_the_official_one(cifar100):
 
 def test_cifar100_has_four_duplicates_among_classes_0_to_19(cifar100):
     train, test = ((y < 20).nonzero().squeeze(1) for y in (cifar100.y, cifar100.y_test))
-    pairs = [(int(train[i]), int(test[j])) for i, j in duplicates(cifar100.x[train], cifar100.x_test[test])]
+    pairs = [
+        (int(train[i]), int(test[j]))
+        for i, j in duplicates(cifar100.x[train], cifar100.x_test[test])
+    ]
     assert sorted(pairs) == [(15597, 9524), (21619, 3932), (28189, 3499), (29363, 4716)]
-    assert all(cifar100.names[cifar100.y[i]] == cifar100.names[cifar100.y_test[j]] == "aquarium_fish" for i, j in pairs)
+    assert all(
+        cifar100.names[cifar100.y[i]] == cifar100.names[cifar100.y_test[j]] == "aquarium_fish"
+        for i, j in pairs
+    )
 
 
 def test_the_npz_of_twenty_classes_has_the_same_pixels(cifar100, cifar20_path):

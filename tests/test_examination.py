@@ -26,7 +26,9 @@ def test_attributions_equal_their_definitions_and_leave_the_model_as_it_was():
     model, t = network().train(), task()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     found = examination.attributions(model, t, t.x[:3])
-    assert model.training and all(m.inplace for m in model.modules() if isinstance(m, torch.nn.ReLU))
+    assert model.training and all(
+        m.inplace for m in model.modules() if isinstance(m, torch.nn.ReLU)
+    )
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not any(m._forward_hooks for m in model.modules())
     x = normalise(t.x[:3], t).requires_grad_()
@@ -35,17 +37,22 @@ def test_attributions_equal_their_definitions_and_leave_the_model_as_it_was():
     slow = grad.abs().mean(1)
     slow = (slow - slow.amin((1, 2), True)) / (slow.amax((1, 2), True) - slow.amin((1, 2), True))
     torch.testing.assert_close(found["input gradient"], slow, rtol=1e-4, atol=1e-5)
-    # Grad-CAM (Selvaraju et al. 2017): mean gradient of each channel x its activation, summed, positive part
+    # Grad-CAM (Selvaraju et al. 2017): mean gradient of each channel x its activation, summed,
+    # positive part
     for m in model.modules():
         if isinstance(m, torch.nn.ReLU):
             m.inplace = False
     caught = {}
-    handle = conv_layers(model)["conv5_3"].register_forward_hook(lambda m, i, o: caught.__setitem__("a", o))
+    handle = conv_layers(model)["conv5_3"].register_forward_hook(
+        lambda m, i, o: caught.__setitem__("a", o)
+    )
     logits = model(x.detach().requires_grad_())
     (g,) = torch.autograd.grad(logits[range(3), range(3)].sum(), caught["a"])
     handle.remove()
     cam = (g.mean((2, 3), keepdim=True) * caught["a"]).sum(1, keepdim=True).relu()
-    cam = torch.nn.functional.interpolate(cam, size=(32, 32), mode="bilinear", align_corners=False)[:, 0]
+    cam = torch.nn.functional.interpolate(cam, size=(32, 32), mode="bilinear", align_corners=False)[
+        :, 0
+    ]
     span = cam.amax((1, 2), True) - cam.amin((1, 2), True)
     slow = (cam - cam.amin((1, 2), True)) / span.clamp_min(1e-12)
     torch.testing.assert_close(found["Grad-CAM"], slow.detach(), rtol=1e-3, atol=1e-4)
@@ -65,11 +72,24 @@ def test_class_overlap_on_a_hand_built_case():
 
 
 def test_realised_fractions_of_the_three_rules_on_a_hand_built_case():
-    scores = {"a": torch.tensor([[4.0, 3, 2, 1], [1, 2, 3, 4]]), "b": torch.tensor([[0.4, 0.3, 0.2, 0.1]]).repeat(2, 1)}
-    found = examination.realised_by_rule(scores, 0.5).set_index(["rule", "layer"])["fraction"].to_dict()
-    assert found == {("turns", "a"): 0.5, ("turns", "b"): 0.5, ("turns", "all"): 0.5,
-                     ("union", "a"): 1.0, ("union", "b"): 0.5, ("union", "all"): 0.75,
-                     ("network", "a"): 1.0, ("network", "b"): 0.0, ("network", "all"): 0.5}
+    scores = {
+        "a": torch.tensor([[4.0, 3, 2, 1], [1, 2, 3, 4]]),
+        "b": torch.tensor([[0.4, 0.3, 0.2, 0.1]]).repeat(2, 1),
+    }
+    found = (
+        examination.realised_by_rule(scores, 0.5).set_index(["rule", "layer"])["fraction"].to_dict()
+    )
+    assert found == {
+        ("turns", "a"): 0.5,
+        ("turns", "b"): 0.5,
+        ("turns", "all"): 0.5,
+        ("union", "a"): 1.0,
+        ("union", "b"): 0.5,
+        ("union", "all"): 0.75,
+        ("network", "a"): 1.0,
+        ("network", "b"): 0.0,
+        ("network", "all"): 0.5,
+    }
 
 
 def test_pairings_against_all_permutations():
@@ -77,7 +97,9 @@ def test_pairings_against_all_permutations():
     every = [sum(counts[i, p[i]] for i in range(4)) / counts.sum() for p in permutations(range(4))]
     found = examination.pairings(counts)
     assert (found["best"], found["worst"]) == (max(every), min(every))
-    assert found["identity"] == np.trace(counts) / counts.sum() and found["mean"] == pytest.approx(np.mean(every))
+    assert found["identity"] == np.trace(counts) / counts.sum() and found["mean"] == pytest.approx(
+        np.mean(every)
+    )
     assert found["spread"] == pytest.approx(np.std(every), rel=0.05)
 
 
@@ -85,7 +107,11 @@ def test_noise_reliability_is_one_for_the_same_noise_and_low_for_other_noise(mon
     model, t = network(), task()
     from lib.visualization import heat_maps, maximize_activation, to_pixels
 
-    heat = {"conv4_1": heat_maps(to_pixels(maximize_activation(model, "conv4_1", steps=2, seed=1, statistics=t), t))}
+    heat = {
+        "conv4_1": heat_maps(
+            to_pixels(maximize_activation(model, "conv4_1", steps=2, seed=1, statistics=t), t)
+        )
+    }
     other = examination.noise_reliability(model, t, heat, 1, Explain(steps=2))["correlation"].item()
     monkeypatch.setattr(examination, "OTHER_NOISE", 0)
     same = examination.noise_reliability(model, t, heat, 1, Explain(steps=2))["correlation"].item()

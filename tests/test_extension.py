@@ -1,4 +1,5 @@
-"""The extension exercise: a ranking and a method written here run as arms of the smoke profile; lib is not touched.
+"""The extension exercise: a ranking and a method written here run as arms of the smoke profile; lib
+is not touched.
 
 This is also the shortest example of both: one function, one small class, two lines of a profile.
 """
@@ -18,8 +19,10 @@ from lib.training import Method
 
 def by_weight_norm(evidence):
     """A ranking: filters with large weights first; the class plays no part, so (1, F)."""
-    return {layer: conv.weight.detach().flatten(1).norm(dim=1)[None]
-            for layer, conv in conv_layers(evidence.model).items()}
+    return {
+        layer: conv.weight.detach().flatten(1).norm(dim=1)[None]
+        for layer, conv in conv_layers(evidence.model).items()
+    }
 
 
 @dataclass
@@ -32,7 +35,9 @@ class L2ToStart(Method):
         self.start = [p.detach().clone() for p in model.parameters()]
 
     def penalty(self, model, x, y, logits):
-        return self.strength * sum(((p - q) ** 2).sum() for p, q in zip(model.parameters(), self.start))
+        return self.strength * sum(
+            ((p - q) ** 2).sum() for p, q in zip(model.parameters(), self.start)
+        )
 
     def records(self):
         return {"pull": [{"strength": self.strength}]}
@@ -43,8 +48,12 @@ def extended(monkeypatch, tmp_path):
     monkeypatch.setenv("RESULTS", str(tmp_path))
     monkeypatch.setitem(RANKINGS, "weight norm", by_weight_norm)
     monkeypatch.setitem(METHODS, "l2 to start", L2ToStart)
-    lines = (ArmSpec(name="norm 50 %", method="freeze", options={"ranking": "weight norm", "fraction": 0.5}),
-             ArmSpec(name="L2", method="l2 to start", options={"strength": 100.0}))
+    lines = (
+        ArmSpec(
+            name="norm 50 %", method="freeze", options={"ranking": "weight norm", "fraction": 0.5}
+        ),
+        ArmSpec(name="L2", method="l2 to start", options={"strength": 100.0}),
+    )
     profile = load("smoke", seeds="1")
     return profile.model_copy(update={"arms": (profile.arms[0], *lines)})
 
@@ -56,7 +65,10 @@ def test_a_new_ranking_and_a_new_method_are_arms_like_any_other(extended):
     tables = study.collect(extended)
     rows = {row["arm"]: row for row in tables["runs"]}
     assert list(rows) == ["fine-tune", "norm 50 %", "L2"]
-    assert rows["norm 50 %"]["ranking"] == "weight norm" and 0.45 < rows["norm 50 %"]["realised"] < 0.55
+    assert (
+        rows["norm 50 %"]["ranking"] == "weight norm"
+        and 0.45 < rows["norm 50 %"]["realised"] < 0.55
+    )
     assert len({row["lineage"] for row in rows.values()}) == 1
     assert [row["strength"] for row in tables["pull"]] == [100.0]
     # so strong a pull keeps the network where it was, unlike fine-tuning
@@ -65,12 +77,20 @@ def test_a_new_ranking_and_a_new_method_are_arms_like_any_other(extended):
     masks = {row["layer"]: row for row in tables["masks"] if row["arm"] == "norm 50 %"}
     largest = by_weight_norm(products.evidence(extended, 1))["conv4_1"][0].argmax()
     from lib.methods import unpack
+
     assert unpack(masks["conv4_1"]["mask"], masks["conv4_1"]["filters"])[largest]
 
 
 def test_an_arm_with_an_unknown_ranking_is_refused(extended):
-    wrong = extended.model_copy(update={"arms": (ArmSpec(name="x", method="freeze", options={
-        "ranking": "astrology", "fraction": 0.5}),)})
+    wrong = extended.model_copy(
+        update={
+            "arms": (
+                ArmSpec(
+                    name="x", method="freeze", options={"ranking": "astrology", "fraction": 0.5}
+                ),
+            )
+        }
+    )
     with pytest.raises(ValueError, match="astrology.*expected one of.*weight norm"):
         study.check(wrong)
 

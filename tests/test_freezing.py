@@ -1,4 +1,5 @@
-"""Frozen means bit-equal, whatever the optimiser does; trainable rows train exactly as with the slow reference."""
+"""Frozen means bit-equal, whatever the optimiser does; trainable rows train exactly as with the
+slow reference."""
 
 from collections import OrderedDict
 
@@ -8,7 +9,16 @@ from torch.nn import functional as F
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from lib import freezing
-from lib.freezing import RULES, _worth_slicing, allocate, frozen, iou, realised, union, whole_network
+from lib.freezing import (
+    RULES,
+    _worth_slicing,
+    allocate,
+    frozen,
+    iou,
+    realised,
+    union,
+    whole_network,
+)
 from lib.network import conv_layers, norm_layers, vgg16
 
 OPTIMISERS = {
@@ -20,17 +30,23 @@ OPTIMISERS = {
 
 
 def network(batch_norm=True, dtype=torch.float32):
-    return vgg16(4, width=0.0625, batch_norm=batch_norm, generator=torch.Generator().manual_seed(3)).to(dtype)
+    return vgg16(
+        4, width=0.0625, batch_norm=batch_norm, generator=torch.Generator().manual_seed(3)
+    ).to(dtype)
 
 
 def half_masks(model, seed=0):
     draw = torch.Generator().manual_seed(seed)
-    return {k: torch.rand(c.out_channels, generator=draw) < 0.5 for k, c in conv_layers(model).items()}
+    return {
+        k: torch.rand(c.out_channels, generator=draw) < 0.5 for k, c in conv_layers(model).items()
+    }
 
 
 def images(dtype=torch.float32, n=24):
     draw = torch.Generator().manual_seed(1)
-    return torch.randn(n, 3, 32, 32, generator=draw, dtype=dtype), torch.randint(0, 4, (n,), generator=draw)
+    return torch.randn(n, 3, 32, 32, generator=draw, dtype=dtype), torch.randint(
+        0, 4, (n,), generator=draw
+    )
 
 
 def train(model, optimiser, steps=4, dtype=torch.float32, bf16=False):
@@ -63,11 +79,15 @@ def test_frozen_rows_are_bit_equal_and_the_others_move(name, batch_norm, scope):
             now, then = conv.get_parameter(part), start[f"{key}.{part}"]
             assert torch.equal(now[mask], then[mask])
         moved = (conv.weight != start[f"{key}.weight"]).flatten(1).any(1)
-        assert not moved[mask].any() and (moved[~mask].float().mean() > 0.5 or mask.all())  # a dead filter may stay
+        assert not moved[mask].any() and (
+            moved[~mask].float().mean() > 0.5 or mask.all()
+        )  # a dead filter may stay
         if batch_norm:
             norm = norm_layers(model)[layer]
             for part in ("weight", "bias", "running_mean", "running_var"):
-                same = getattr(norm, part) == start[f"features.{layer.replace('conv', 'bn')}.{part}"]
+                same = (
+                    getattr(norm, part) == start[f"features.{layer.replace('conv', 'bn')}.{part}"]
+                )
                 assert same[mask].all() == (scope == "filter") or not mask.any()
                 assert not same[~mask].all() or mask.all()
     train(model, before_block, 1)  # outside, everything moves again, with state of full size
@@ -76,7 +96,8 @@ def test_frozen_rows_are_bit_equal_and_the_others_move(name, batch_norm, scope):
 
 @pytest.mark.parametrize("scope", ["weights", "filter"])
 def test_trainable_rows_equal_the_masked_reference_in_float64(scope):
-    """The reference trains everything and puts frozen rows back after every step; its batch norm is written out."""
+    """The reference trains everything and puts frozen rows back after every step; its batch norm is
+    written out."""
     fast, slow = network(False, torch.float64), network(False, torch.float64)
     masks = half_masks(fast)
     with frozen(fast, masks, scope):
@@ -97,7 +118,11 @@ def test_trainable_rows_equal_the_masked_reference_in_float64(scope):
 @pytest.mark.parametrize("channels", [3, 32])
 def test_sliced_or_not_the_trainable_rows_have_the_same_gradient(monkeypatch, dtype, channels):
     draw = torch.Generator().manual_seed(2)
-    x = torch.randn(16, channels, 8, 8, generator=draw).to(dtype).contiguous(memory_format=torch.channels_last)
+    x = (
+        torch.randn(16, channels, 8, 8, generator=draw)
+        .to(dtype)
+        .contiguous(memory_format=torch.channels_last)
+    )
     found = []
     for sliced in (True, False):
         monkeypatch.setattr(freezing, "_worth_slicing", lambda weight, rows, sliced=sliced: sliced)
@@ -115,9 +140,16 @@ def test_sliced_or_not_the_trainable_rows_have_the_same_gradient(monkeypatch, dt
 
 
 def test_only_whole_blocks_of_filters_are_worth_slicing():
-    worth = lambda channels, filters, rows: _worth_slicing(torch.empty(filters, channels, 3, 3), rows)  # noqa: E731
+    worth = lambda channels, filters, rows: _worth_slicing(
+        torch.empty(filters, channels, 3, 3), rows
+    )  # noqa: E731
     assert worth(64, 64, 48) and worth(64, 64, 16) and worth(16, 32, 16)
-    assert not worth(64, 64, 49) and not worth(16, 16, 4) and not worth(3, 64, 16) and not worth(64, 40, 33)
+    assert (
+        not worth(64, 64, 49)
+        and not worth(16, 16, 4)
+        and not worth(3, 64, 16)
+        and not worth(64, 40, 33)
+    )
 
 
 def test_a_wholly_frozen_filter_keeps_its_function_of_its_input():
@@ -145,7 +177,10 @@ def test_no_state_and_no_gradient_for_frozen_rows():
     with frozen(model, masks):
         optimiser = OPTIMISERS["adamw"](model.parameters())
         train(model, optimiser, 1)
-        assert model.features.conv1_1.weight.grad is None and model.features.conv1_1.weight not in optimiser.state
+        assert (
+            model.features.conv1_1.weight.grad is None
+            and model.features.conv1_1.weight not in optimiser.state
+        )
         weight = model.features.conv3_1.weight
         assert optimiser.state[weight]["exp_avg"].shape[0] == int((~masks["conv3_1"]).sum())
         assert not weight.grad[masks["conv3_1"]].any()
@@ -167,28 +202,49 @@ def test_an_optimiser_with_momentum_may_step_without_gradients_and_a_closure_is_
 def test_everything_is_undone_even_after_an_error():
     model = network()
     forwards = {k: m.forward for k, m in model.named_modules()}
-    with pytest.raises(RuntimeError, match="on purpose"), frozen(model, half_masks(model), "filter"):
+    with (
+        pytest.raises(RuntimeError, match="on purpose"),
+        frozen(model, half_masks(model), "filter"),
+    ):
         raise RuntimeError("on purpose")
-    assert all(m.forward == forwards[k] and "forward" not in vars(m) for k, m in model.named_modules())
+    assert all(
+        m.forward == forwards[k] and "forward" not in vars(m) for k, m in model.named_modules()
+    )
     assert all(p.requires_grad for p in model.parameters())
     assert not _global_optimizer_pre_hooks
 
 
-@pytest.mark.parametrize("bad", [{"conv9_9": torch.zeros(4, dtype=torch.bool)},
-                                 {"conv1_1": torch.zeros(3, dtype=torch.bool)}, {"conv1_1": torch.zeros(4)}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"conv9_9": torch.zeros(4, dtype=torch.bool)},
+        {"conv1_1": torch.zeros(3, dtype=torch.bool)},
+        {"conv1_1": torch.zeros(4)},
+    ],
+)
 def test_a_wrong_mask_is_refused(bad):
     with pytest.raises(ValueError, match="expected"), frozen(network(), bad):
         pass
 
 
-# --- sharing the budget --------------------------------------------------------------------------------------------
+# --- sharing the budget ---------------------------------------------------------------------------
+
 
 def test_classes_take_turns_on_a_hand_built_case():
-    scores = {"a": torch.tensor([[9.0, 8, 1, 0], [9, 1, 8, 0]]), "b": torch.tensor([[9.0, 8, 1, 0], [9, 1, 8, 0]])}
-    # layer a: class 0 takes filter 0, class 1 its next best, 2; layer b begins with class 1: it takes 0, class 0 1
+    scores = {
+        "a": torch.tensor([[9.0, 8, 1, 0], [9, 1, 8, 0]]),
+        "b": torch.tensor([[9.0, 8, 1, 0], [9, 1, 8, 0]]),
+    }
+    # layer a: class 0 takes filter 0, class 1 its next best, 2; layer b begins with class 1: it
+    # takes 0, class 0 1
     assert allocate(scores, 0.5)["a"].tolist() == [True, False, True, False]
     assert allocate(scores, 0.5)["b"].tolist() == [True, True, False, False]
-    assert union(scores, 0.5)["a"].tolist() == [True, True, True, False]  # 75 % realised for a nominal 50 %
+    assert union(scores, 0.5)["a"].tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]  # 75 % realised for a nominal 50 %
 
 
 @pytest.mark.parametrize("fraction", [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1])

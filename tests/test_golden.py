@@ -1,5 +1,6 @@
-"""When the numbers of a product change, its version in `lib.keys.SCIENCE` must be raised by hand, or old results
-would be mixed with new ones. Pinned here: float64 numbers of a tiny network, for each kind of product."""
+"""When the numbers of a product change, its version in `lib.keys.SCIENCE` must be raised by hand,
+or old results would be mixed with new ones. Pinned here: float64 numbers of a tiny network, for
+each kind of product."""
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from lib.training import fit
 from lib.visualization import heat_maps, maximize_activation, to_pixels
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.01, momentum=0.9, precision="float32")
-# kind: (its version, its number); to renew after a real change: raise SCIENCE[kind], then pin what the test prints
+# kind: (its version, its number); to renew after a real change: raise SCIENCE[kind], then pin what
+# the test prints
 GOLDEN = {
     "task1": (1, 2.1892521092976063),
     "maps": (1, 1481.3391347101522),
@@ -29,7 +31,11 @@ GOLDEN = {
 def task(name, seed):
     draw = torch.Generator().manual_seed(seed)
     y = torch.arange(32) % 3
-    x = torch.randint(0, 128, (32, 3, 32, 32), generator=draw).add(y.view(-1, 1, 1, 1) * 40).to(torch.uint8)
+    x = (
+        torch.randint(0, 128, (32, 3, 32, 32), generator=draw)
+        .add(y.view(-1, 1, 1, 1) * 40)
+        .to(torch.uint8)
+    )
     return Task(name, (0, 1, 2), x, y, x, y)
 
 
@@ -50,7 +56,9 @@ def numbers():
     look = Evidence(model, task("task1", 1), 1, lambda: maps, lambda: heat)
     found["overlap"] = sum(row["iou"] for row in examination.overlaps(look, (0.5,)))
     draw = torch.Generator().manual_seed(2)
-    scores = {k: torch.rand(3, c.out_channels, generator=draw) for k, c in conv_layers(model).items()}
+    scores = {
+        k: torch.rand(3, c.out_channels, generator=draw) for k, c in conv_layers(model).items()
+    }
     with frozen(model, allocate(scores, 0.5), "filter"):
         found["run"] = sum(fit(model, task("task2", 2), RECIPE, seed=1).loss)
     torch.set_num_threads(threads)
@@ -60,9 +68,13 @@ def numbers():
 @pytest.mark.parametrize("kind", GOLDEN)
 def test_numbers_change_only_with_their_version(kind, numbers):
     version, number = GOLDEN[kind]
-    assert SCIENCE[kind] == version, f"SCIENCE[{kind!r}] was raised: pin {numbers[kind]!r} with it here"
+    assert SCIENCE[kind] == version, (
+        f"SCIENCE[{kind!r}] was raised: pin {numbers[kind]!r} with it here"
+    )
     assert numbers[kind] == pytest.approx(number, rel=1e-9), (
-        f"the numbers of {kind!r} changed ({numbers[kind]!r}): if meant, raise SCIENCE[{kind!r}] in lib/keys.py")
+        f"the numbers of {kind!r} changed ({numbers[kind]!r}): if meant, raise SCIENCE[{kind!r}] "
+        "in lib/keys.py"
+    )
 
 
 def test_every_kind_is_pinned():

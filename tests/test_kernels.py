@@ -1,8 +1,8 @@
-"""Triton kernels against their PyTorch references: on the GPU if there is one, else in Triton's interpreter.
+"""Triton kernels against their PyTorch references: on the GPU if there is one, else in Triton's
+interpreter.
 
-The interpreter must be chosen before Triton is imported, so without a GPU this file runs itself again in a process of
-its own; the tests of the kernels are skipped in the first process.
-"""
+The interpreter must be chosen before Triton is imported, so without a GPU this file runs itself
+again in a process of its own; the tests of the kernels are skipped in the first process."""
 
 import importlib.util
 import os
@@ -15,12 +15,20 @@ import torch
 
 from lib import kernels
 from lib.data import Task, augment
-from lib.kernels import crop_flip_normalise, crop_flip_normalise_reference, ssim_pairs, ssim_pairs_reference, use_triton
+from lib.kernels import (
+    crop_flip_normalise,
+    crop_flip_normalise_reference,
+    ssim_pairs,
+    ssim_pairs_reference,
+    use_triton,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NAN = float("nan")
-needs_kernels = pytest.mark.skipif(not use_triton(DEVICE), reason="no GPU: run by test_the_kernels_in_the_interpreter")
+needs_kernels = pytest.mark.skipif(
+    not use_triton(DEVICE), reason="no GPU: run by test_the_kernels_in_the_interpreter"
+)
 
 
 def fresh():
@@ -31,19 +39,29 @@ def fresh():
 
 
 def crops(draw, n=9, b=5, h=33, w=33, padding=4):
-    """x, picks (some twice), top, left, mirror, mean, std: odd sizes, each offset's ends among them."""
+    """x, picks (some twice), top, left, mirror, mean, std: odd sizes, each offset's ends among
+    them."""
     x = torch.randint(0, 256, (n, 3, h, w), generator=draw).to(torch.uint8)
     picks = torch.randint(0, n, (b,), generator=draw)
     top, left = torch.randint(0, 2 * padding + 1, (2, b), generator=draw)
     top[0], left[0], top[1], left[1] = 0, 2 * padding, 2 * padding, 0
     mirror = torch.rand(b, generator=draw) < 0.5
     mirror[:2] = torch.tensor([True, False])
-    return x, picks, top, left, mirror, torch.rand(3, generator=draw), torch.rand(3, generator=draw) + 0.1
+    return (
+        x,
+        picks,
+        top,
+        left,
+        mirror,
+        torch.rand(3, generator=draw),
+        torch.rand(3, generator=draw) + 0.1,
+    )
 
 
 def poisoned(*shape, dtype=torch.float32):
     return torch.full(shape, NAN, dtype=dtype, device=DEVICE).contiguous(
-        memory_format=torch.channels_last if len(shape) == 4 else torch.contiguous_format)
+        memory_format=torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    )
 
 
 def line_of_values(x):
@@ -52,7 +70,8 @@ def line_of_values(x):
     return torch.where(bits < 0, -(bits & 0x7FFF), bits)
 
 
-# --- the references, on any machine -------------------------------------------------------------------------------
+# --- the references, on any machine ---------------------------------------------------------------
+
 
 @pytest.mark.parametrize(("flip", "padding"), [(True, 4), (False, 1), (True, 0)])
 def test_the_crop_reference_is_augment_with_its_numbers_handed_in(flip, padding):
@@ -70,41 +89,67 @@ def test_the_crop_reference_is_augment_with_its_numbers_handed_in(flip, padding)
 def test_the_ssim_reference_is_that_of_torchmetrics(size):
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-    a, b = torch.rand(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    a, b = torch.rand(
+        2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size)
+    )
     b[2] = 0  # a constant map
     ours = ssim_pairs_reference(a, b)
-    # torchmetrics also counts places at the edge, where the window reaches beyond the map: 5 on each side
-    full = [[ssim(i[None, None], j[None, None], data_range=1.0, return_full_image=True)[1] for j in b] for i in a]
+    # torchmetrics also counts places at the edge, where the window reaches beyond the map: 5 on
+    # each side
+    full = [
+        [ssim(i[None, None], j[None, None], data_range=1.0, return_full_image=True)[1] for j in b]
+        for i in a
+    ]
     slow = torch.stack([torch.stack([one[0, 0, 5:-5, 5:-5].mean() for one in row]) for row in full])
     torch.testing.assert_close(ours, slow, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)]
+)
 def test_wrong_images_are_refused(bad):
     with pytest.raises(ValueError, match="expected uint8"):
-        crop_flip_normalise(bad, *[torch.zeros(1, dtype=torch.int64)] * 2, torch.zeros(1), torch.zeros(1).bool(),
-                            torch.zeros(3), torch.ones(3), 4)
+        crop_flip_normalise(
+            bad,
+            *[torch.zeros(1, dtype=torch.int64)] * 2,
+            torch.zeros(1),
+            torch.zeros(1).bool(),
+            torch.zeros(3),
+            torch.ones(3),
+            4,
+        )
     with pytest.raises(ValueError, match="at least 11 pixels"):
         ssim_pairs(torch.zeros(1, 10, 32), torch.zeros(1, 10, 32))
 
 
-# --- the kernels --------------------------------------------------------------------------------------------------
+# --- the kernels ----------------------------------------------------------------------------------
+
 
 @needs_kernels
 @pytest.mark.parametrize("shape", [(33, 33), (32, 32), (19, 37), (5, 3)])
 def test_crops_are_exact_in_float32_and_within_one_unit_in_bf16(shape):
     inputs = crops(fresh(), h=shape[0], w=shape[1])
-    expected = crop_flip_normalise_reference(*inputs, padding=4)  # on the CPU: correctly rounded divisions
+    expected = crop_flip_normalise_reference(
+        *inputs, padding=4
+    )  # on the CPU: correctly rounded divisions
     on_device = [t.to(DEVICE) for t in inputs]
     out = poisoned(5, 3, *shape)
     given = crop_flip_normalise(*on_device, padding=4, out=out)
     assert given is out and torch.equal(given.cpu(), expected)
-    half = crop_flip_normalise(*on_device, padding=4, dtype=torch.bfloat16,
-                               out=poisoned(5, 3, *shape, dtype=torch.bfloat16))
+    half = crop_flip_normalise(
+        *on_device,
+        padding=4,
+        dtype=torch.bfloat16,
+        out=poisoned(5, 3, *shape, dtype=torch.bfloat16),
+    )
     wanted = crop_flip_normalise_reference(*inputs, padding=4, dtype=torch.bfloat16)
-    assert (line_of_values(half.cpu()) - line_of_values(wanted)).abs().max() <= 1  # the interpreter truncates
+    assert (
+        line_of_values(half.cpu()) - line_of_values(wanted)
+    ).abs().max() <= 1  # the interpreter truncates
     fresh_out = crop_flip_normalise(*on_device, padding=4)
-    assert torch.equal(fresh_out, given) and fresh_out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(fresh_out, given) and fresh_out.is_contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 @needs_kernels
@@ -117,7 +162,9 @@ def test_crops_read_any_layout_of_the_images():
 
 
 @needs_kernels
-@pytest.mark.parametrize(("size", "c", "f"), [((33, 33), 3, 5), ((32, 32), 5, 7), ((11, 11), 2, 3), ((21, 40), 1, 1)])
+@pytest.mark.parametrize(
+    ("size", "c", "f"), [((33, 33), 3, 5), ((32, 32), 5, 7), ((11, 11), 2, 3), ((21, 40), 1, 1)]
+)
 def test_ssim_of_all_pairs_is_within_1e_5_of_float64(size, c, f):
     draw = fresh()
     a = torch.rand(c, *size, generator=draw) ** 3
@@ -137,8 +184,9 @@ def test_ssim_of_smooth_maps_is_within_1e_5_of_float64():
     place = torch.linspace(0, 1, 32)
     a = torch.stack([0.9 + 0.1 * place[:, None] * place[None] ** k for k in range(1, 4)])
     b = torch.stack([1 - 0.05 * (place[:, None] ** k + place[None]) for k in range(1, 6)])
-    torch.testing.assert_close(ssim_pairs(a.to(DEVICE), b.to(DEVICE)).cpu(), ssim_pairs_reference(a, b), rtol=0,
-                               atol=1e-5)
+    torch.testing.assert_close(
+        ssim_pairs(a.to(DEVICE), b.to(DEVICE)).cpu(), ssim_pairs_reference(a, b), rtol=0, atol=1e-5
+    )
 
 
 @needs_kernels
@@ -147,29 +195,58 @@ def test_large_maps_take_the_reference():
     assert torch.equal(ssim_pairs(a, b), ssim_pairs_reference(a, b))
 
 
-# --- which one runs where -----------------------------------------------------------------------------------------
+# --- which one runs where -------------------------------------------------------------------------
+
 
 def in_a_process(code, **environment):
-    return subprocess.run([sys.executable, *code], cwd=ROOT, capture_output=True, text=True,
-                          env={**{k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}, **environment})
+    return subprocess.run(
+        [sys.executable, *code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**{k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}, **environment},
+    )
 
 
-@pytest.mark.skipif(kernels.INTERPRETED or DEVICE.type == "cuda" or importlib.util.find_spec("triton") is None,
-                    reason="this is that process, or the kernels ran on the GPU, or Triton is not installed")
+@pytest.mark.skipif(
+    kernels.INTERPRETED or DEVICE.type == "cuda" or importlib.util.find_spec("triton") is None,
+    reason="this is that process, or the kernels ran on the GPU, or Triton is not installed",
+)
 def test_the_kernels_in_the_interpreter():
-    done = in_a_process(["-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__)), "-k", "crops or ssim"],
-                        TRITON_INTERPRET="1")
+    done = in_a_process(
+        [
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            str(Path(__file__)),
+            "-k",
+            "crops or ssim",
+        ],
+        TRITON_INTERPRET="1",
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout
 
 
-@pytest.mark.parametrize(("interpret", "missing", "expected"), [("1", False, "True True"), ("1", True, "False False"),
-                                                                ("0", False, "False CUDA"), ("0", True, "False False")])
+@pytest.mark.parametrize(
+    ("interpret", "missing", "expected"),
+    [
+        ("1", False, "True True"),
+        ("1", True, "False False"),
+        ("0", False, "False CUDA"),
+        ("0", True, "False False"),
+    ],
+)
 def test_the_choice(interpret, missing, expected):
-    """Kernels run on CUDA with Triton or under the interpreter; the module can be imported where Triton is missing."""
+    """Kernels run on CUDA with Triton or under the interpreter; the module can be imported where
+    Triton is missing."""
     if not missing and importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
     hide = "import sys; sys.modules['triton'] = None; " if missing else ""
     ask = "from lib.kernels import use_triton; print(use_triton('cpu'), use_triton('cuda'))"
     done = in_a_process(["-c", hide + ask], TRITON_INTERPRET=interpret)
-    assert done.stdout.split() == expected.replace("CUDA", str(torch.cuda.is_available())).split(), done.stderr
+    assert (
+        done.stdout.split() == expected.replace("CUDA", str(torch.cuda.is_available())).split()
+    ), done.stderr

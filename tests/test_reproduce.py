@@ -1,4 +1,5 @@
-"""The smoke profile through papermill, once; what is current; the record; bad input ends in one sentence."""
+"""The smoke profile through papermill, once; what is current; the record; bad input ends in one
+sentence."""
 
 import csv
 import json
@@ -20,8 +21,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def command(results, *arguments, **environment):
-    return subprocess.run([sys.executable, "-m", "lib.reproduce", *arguments], cwd=ROOT, text=True, timeout=600,
-                          env={**os.environ, "RESULTS": str(results), **environment}, capture_output=True)
+    return subprocess.run(
+        [sys.executable, "-m", "lib.reproduce", *arguments],
+        cwd=ROOT,
+        text=True,
+        timeout=600,
+        env={**os.environ, "RESULTS": str(results), **environment},
+        capture_output=True,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +37,9 @@ def smoke(tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
     done = command(results, "run", "--profile", "smoke")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert re.search(r"done 13/13  seed \d  .*about 0 s left", done.stdout), "progress with time left"
+    assert re.search(r"done 13/13  seed \d  .*about 0 s left", done.stdout), (
+        "progress with time left"
+    )
     return results
 
 
@@ -41,37 +50,72 @@ def table(results, name):
 def test_all_notebooks_leave_a_manifest_tables_figures_and_a_report(smoke):
     for name in notebook.NOTEBOOKS:
         manifest = json.loads((smoke / "smoke" / name / "manifest.json").read_text())
-        assert manifest["outputs"] and manifest["inputs"]["profile"] and manifest["provenance"]["python"]
+        assert (
+            manifest["outputs"]
+            and manifest["inputs"]["profile"]
+            and manifest["provenance"]["python"]
+        )
         assert all((smoke / "smoke" / f).stat().st_size > 0 for f in manifest["outputs"])
         assert name in (smoke / "smoke/report/index.html").read_text()
     index = (smoke / "smoke/report/index.html").read_text()
-    places = [index.index(part) for part in ("Freezing half of the filters", "C2-random: MSE", "<td>fine-tune</td>",
-                                             "figures/plane.png", "figures/samples.png", "tables/claims.csv")]
+    places = [
+        index.index(part)
+        for part in (
+            "Freezing half of the filters",
+            "C2-random: MSE",
+            "<td>fine-tune</td>",
+            "figures/plane.png",
+            "figures/samples.png",
+            "tables/claims.csv",
+        )
+    ]
     assert places == sorted(places)  # the answer first
     linked = re.findall(r'(?:href|src)="([^"]+)"', index)
     assert len(linked) > 30 and all((smoke / "smoke/report" / link).is_file() for link in linked)
-    for name in notebook.NOTEBOOKS:  # the executed notebooks and their pages show every figure they wrote
+    for (
+        name
+    ) in notebook.NOTEBOOKS:  # the executed notebooks and their pages show every figure they wrote
         outputs = json.loads((smoke / "smoke" / name / "notebook.ipynb").read_text())["cells"]
-        pictures = sum("image/png" in o.get("data", {}) for c in outputs for o in c.get("outputs", []))
+        pictures = sum(
+            "image/png" in o.get("data", {}) for c in outputs for o in c.get("outputs", [])
+        )
         manifest = json.loads((smoke / "smoke" / name / "manifest.json").read_text())
         assert pictures == sum(f.endswith(".png") for f in manifest["outputs"]) > 0
-        assert (smoke / f"smoke/report/{name}.html").read_text().count('src="data:image/png') == pictures
+        assert (smoke / f"smoke/report/{name}.html").read_text().count(
+            'src="data:image/png'
+        ) == pictures
     drawn = {p.stem for p in (smoke / "smoke/figures").glob("*.png")}
     assert drawn == set(FIGURES)  # each with its caption
-    assert len(table(smoke, "runs")) == 13 and {r["data"] for r in table(smoke, "runs")} == {"digits"}
-    assert {"C0", "C2-random", "C2b-random", "C3a", "C5b"} <= {r["claim"] for r in table(smoke, "claims")}
-    assert {"claim", "setting", "estimate", "low", "high", "n", "p", "verdict"} <= table(smoke, "claims")[0].keys()
+    assert len(table(smoke, "runs")) == 13 and {r["data"] for r in table(smoke, "runs")} == {
+        "digits"
+    }
+    assert {"C0", "C2-random", "C2b-random", "C3a", "C5b"} <= {
+        r["claim"] for r in table(smoke, "claims")
+    }
+    assert {"claim", "setting", "estimate", "low", "high", "n", "p", "verdict"} <= table(
+        smoke, "claims"
+    )[0].keys()
     assert {"run", "round", "epoch", "task", "accuracy"} <= table(smoke, "accuracy")[0].keys()
-    assert all(float(r["acc1_before"]) > 0.5 for r in table(smoke, "runs") if r["acc1_before"])  # task 1 was learned
+    assert all(
+        float(r["acc1_before"]) > 0.5 for r in table(smoke, "runs") if r["acc1_before"]
+    )  # task 1 was learned
     assert (smoke / "smoke/log.txt").read_text().count("epoch") > 20
 
 
 def test_a_second_call_does_nothing_and_imports_no_torch(smoke):
     before = {p: p.stat().st_mtime_ns for p in smoke.rglob("*")}
-    script = ("import sys; from lib import reproduce; code = reproduce.main(['run', '--profile', 'smoke']); "
-              "sys.exit(code or 'torch' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "RESULTS": str(smoke)},
-                          capture_output=True, text=True)
+    script = (
+        "import sys; from lib import reproduce; code = reproduce.main(['run', '--profile', "
+        "'smoke']); "
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "RESULTS": str(smoke)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "all 5 notebooks are current" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in smoke.rglob("*")} == before
 
@@ -88,7 +132,9 @@ def test_a_changed_docstring_makes_nothing_stale_changed_code_does(monkeypatch, 
     assert notebook.code_hash() != before
 
 
-def test_a_missing_output_a_changed_table_or_a_new_row_makes_its_notebook_stale(smoke, tmp_path, monkeypatch):
+def test_a_missing_output_a_changed_table_or_a_new_row_makes_its_notebook_stale(
+    smoke, tmp_path, monkeypatch
+):
     shutil.copytree(smoke / "smoke", tmp_path / "smoke")
     monkeypatch.setenv("RESULTS", str(tmp_path))
     profile, last = load("smoke"), notebook.NOTEBOOKS[4]
@@ -110,7 +156,9 @@ def test_published_rows_restore_to_the_same_bytes(smoke, tmp_path, monkeypatch, 
     monkeypatch.setattr(reproduce, "PUBLISHED", tmp_path / "published")
     metas = list((tmp_path / "smoke/runs").rglob("*.meta.json"))
     first = json.loads(metas[0].read_text())
-    if first["dirty"]:  # while lib is being edited: first see that it is refused, then say it was clean
+    if first[
+        "dirty"
+    ]:  # while lib is being edited: first see that it is refused, then say it was clean
         assert reproduce.main(["publish", "--profile", "smoke"]) == 1
         assert "uncommitted" in capsys.readouterr().err
         for path in metas:
@@ -120,18 +168,36 @@ def test_published_rows_restore_to_the_same_bytes(smoke, tmp_path, monkeypatch, 
     shutil.rmtree(tmp_path / "smoke")
     assert reproduce.main(["restore", "--profile", "smoke"]) == 0
     for kind in reproduce.RECORDED:
-        again = {p.name: p.read_bytes() for p in (tmp_path / "smoke/runs" / kind).glob("*.json")
-                 if "meta" not in p.name}
-        was = {p.name: p.read_bytes() for p in (smoke / "smoke/runs" / kind).glob("*.json") if "meta" not in p.name}
+        again = {
+            p.name: p.read_bytes()
+            for p in (tmp_path / "smoke/runs" / kind).glob("*.json")
+            if "meta" not in p.name
+        }
+        was = {
+            p.name: p.read_bytes()
+            for p in (smoke / "smoke/runs" / kind).glob("*.json")
+            if "meta" not in p.name
+        }
         assert again == was and was
     from lib import study
-    assert not any(study.jobs(load("smoke"), kind) for kind in ("task1", "maps", "filters", "overlap", "run"))
-    assert [j.seed for j in study.jobs(load("smoke", seeds="1-3"), "task1")] == [3]  # goes on where the record stops
+
+    assert not any(
+        study.jobs(load("smoke"), kind) for kind in ("task1", "maps", "filters", "overlap", "run")
+    )
+    assert [j.seed for j in study.jobs(load("smoke", seeds="1-3"), "task1")] == [
+        3
+    ]  # goes on where the record stops
     shutil.copytree(smoke / "smoke/tables", tmp_path / "smoke/tables")
     assert reproduce.main(["compare", "--profile", "smoke"]) == 0
     agreement = pd.read_csv(tmp_path / "smoke/tables/agreement.csv").iloc[0]
     rows = len(pd.read_csv(smoke / "smoke/tables/runs.csv"))
-    assert agreement["rows here"] == agreement["in the record"] == agreement["the same to the last bit"] == rows > 5
+    assert (
+        agreement["rows here"]
+        == agreement["in the record"]
+        == agreement["the same to the last bit"]
+        == rows
+        > 5
+    )
     assert agreement["of acc2"] == 0 and f"{rows} of {rows} rows" in capsys.readouterr().out
     table = tmp_path / "smoke/tables/runs.csv"
     runs = pd.read_csv(table)
@@ -139,7 +205,9 @@ def test_published_rows_restore_to_the_same_bytes(smoke, tmp_path, monkeypatch, 
     runs.to_csv(table, index=False)
     assert reproduce.main(["compare", "--profile", "smoke"]) == 0
     agreement = pd.read_csv(tmp_path / "smoke/tables/agreement.csv").iloc[0]
-    assert agreement["the same to the last bit"] == rows - 1 and agreement["of acc2"] == pytest.approx(25)
+    assert agreement["the same to the last bit"] == rows - 1 and agreement[
+        "of acc2"
+    ] == pytest.approx(25)
     shutil.rmtree(tmp_path / "smoke/tables")
     pack = next((tmp_path / "published/smoke/runs").glob("*.jsonl"))
     pack.write_text(pack.read_text().replace('"acc1": 0.', '"acc1": 1.'))
@@ -165,9 +233,14 @@ def test_the_executed_notebooks_carry_no_error_and_the_sources_no_output():
         code = [c for c in cells if c["cell_type"] == "code"]
         assert not any(c["outputs"] or c["execution_count"] for c in code), path.name
         assert ["parameters"] in [c["metadata"].get("tags") for c in code], path.name
-        assert 8 <= len(code) <= 16 and code[-1]["source"][-1].startswith("session.finish()"), path.name
+        assert 8 <= len(code) <= 16 and code[-1]["source"][-1].startswith("session.finish()"), (
+            path.name
+        )
         parameters = next(c for c in code if "parameters" in c["metadata"].get("tags", []))
-        assert all(line.split("#")[0].split("=")[1].strip().startswith('"') for line in parameters["source"])
+        assert all(
+            line.split("#")[0].split("=")[1].strip().startswith('"')
+            for line in parameters["source"]
+        )
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks", "results/published"])
@@ -175,7 +248,9 @@ def test_a_notebook_finds_lib_from_wherever_it_is_started(folder):
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         code = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
         script = "".join(code[0]["source"]) + "\nimport lib.keys; print(lib.keys.__file__)"
-        done = subprocess.run([sys.executable, "-I", "-c", script], cwd=ROOT / folder, text=True, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", script], cwd=ROOT / folder, text=True, capture_output=True
+        )
         assert done.stdout.strip() == str(ROOT / "lib/keys.py"), (path.name, done.stderr)
 
 
@@ -186,7 +261,7 @@ def test_badges_and_clone_addresses_name_the_repository_of_pyproject():
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         text = path.read_text()
         assert f"colab.research.google.com/github/{name}/blob/main/notebooks/{path.name}" in text
-        assert f"https://github.com/{name}\\\"" in text
+        assert f'https://github.com/{name}\\"' in text
 
 
 def test_the_readme_s_numbers_are_those_of_the_published_tables():
@@ -196,13 +271,30 @@ def test_the_readme_s_numbers_are_those_of_the_published_tables():
     assert in_readme(text, ROOT / "results/published") == text, "make readme"
 
 
-@pytest.mark.parametrize(("verdict", "words"), [
-    ("supported", "protects task 1 better"), ("contradicted (equivalent)", "does not protect"),
-    ("inconclusive", "is not shown to protect"), ("undecided (n = 1)", "cannot be told")])
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("supported", "protects task 1 better"),
+        ("contradicted (equivalent)", "does not protect"),
+        ("inconclusive", "is not shown to protect"),
+        ("undecided (n = 1)", "cannot be told"),
+    ],
+)
 def test_the_headline_follows_the_verdict(verdict, words):
     from lib.report import headline
-    claims = pd.DataFrame([{"claim": "C2-random", "estimate": 0.012, "low": float("nan"), "high": float("nan"), "n": 1,
-                            "verdict": verdict}])
+
+    claims = pd.DataFrame(
+        [
+            {
+                "claim": "C2-random",
+                "estimate": 0.012,
+                "low": float("nan"),
+                "high": float("nan"),
+                "n": 1,
+                "verdict": verdict,
+            }
+        ]
+    )
     assert words in headline(claims) and "+1.2 points" in headline(claims)
 
 
@@ -223,12 +315,16 @@ def versions(path, conda):
 
 
 def test_environment_and_requirements_hold_the_same_versions():
-    pip, conda = versions(ROOT / "requirements.txt", False), versions(ROOT / "environment.yml", True)
+    pip, conda = (
+        versions(ROOT / "requirements.txt", False),
+        versions(ROOT / "environment.yml", True),
+    )
     conda.pop("python")
     assert pip == conda and len(pip) > 15
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
+
 
 def profile_with(tmp_path, text):
     path = tmp_path / "mine.yaml"
@@ -237,15 +333,26 @@ def profile_with(tmp_path, text):
 
 
 BAD = {
-    "unknown profile": (["--profile", "nonesuch"], "no profile 'nonesuch': expected one of compact"),
+    "unknown profile": (
+        ["--profile", "nonesuch"],
+        "no profile 'nonesuch': expected one of compact",
+    ),
     "unknown key": ("colour: red", "colour: Extra inputs are not permitted"),
     "unknown key inside": ("recipe: {learning_rate: 1}", "recipe.learning_rate: Extra inputs"),
-    "fraction outside": ("arms: [{name: a, method: freeze, options: {ranking: mse, fraction: 1.5}}]",
-                         "fraction 1.5: expected a number from 0 to 1"),
-    "unknown method": ("arms: [{name: a, method: hope}]", "no method 'hope'; expected one of finetune"),
+    "fraction outside": (
+        "arms: [{name: a, method: freeze, options: {ranking: mse, fraction: 1.5}}]",
+        "fraction 1.5: expected a number from 0 to 1",
+    ),
+    "unknown method": (
+        "arms: [{name: a, method: hope}]",
+        "no method 'hope'; expected one of finetune",
+    ),
     "class the data lack": ("data: {classes: [[0, 1], [2, 77]]}", "has no images of class [77]"),
     "seeds": (["--profile", "smoke", "--seeds", "one"], "seeds 'one': expected numbers and ranges"),
-    "missing data file": (["--profile", "smoke", "--data", "nowhere.npz"], "no data file nowhere.npz"),
+    "missing data file": (
+        ["--profile", "smoke", "--data", "nowhere.npz"],
+        "no data file nowhere.npz",
+    ),
     "unknown source": (["--profile", "smoke", "--data", "imagenet"], "no data source 'imagenet'"),
 }
 
@@ -261,7 +368,9 @@ def test_bad_input_ends_in_one_sentence(name, tmp_path, monkeypatch, capsys):
 
 
 def test_a_nan_loss_stops_the_notebook_with_its_sentence(tmp_path):
-    profile = profile_with(tmp_path, "recipe: {lr: 1.0e+30, epochs: 1, batch_size: 32}\narms: [{name: fine-tune}]")
+    profile = profile_with(
+        tmp_path, "recipe: {lr: 1.0e+30, epochs: 1, batch_size: 32}\narms: [{name: fine-tune}]"
+    )
     done = command(tmp_path, "run", "--profile", profile, "--only", "01")
     assert done.returncode == 1 and done.stderr.count("\n") <= 2
     assert "error: 01_train_task1, cell" in done.stderr and "lower the learning rate" in done.stderr
@@ -274,25 +383,44 @@ def test_a_truncated_checkpoint_is_named_and_nothing_is_lost(smoke, tmp_path, mo
     checkpoint = next((tmp_path / "smoke/runs/task1").glob("*.pt"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     from lib import products
+
     with pytest.raises(ValueError, match=r"\.pt is damaged .*delete it"):
         for seed in (1, 2):
             products.task1(load("smoke"), seed)
     assert len(list((tmp_path / "smoke/runs/run").glob("*.meta.json"))) == 13
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs the right to mount a small disk")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("mount"), reason="needs the right to mount a small disk"
+)
 def test_a_full_disk_is_said_and_what_was_finished_stays(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        done = subprocess.run([sys.executable, "-m", "lib.study", "--profile", "smoke", "--workers", "1"], cwd=ROOT,
-                              env={**os.environ, "RESULTS": str(disk)}, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 1 and "is full" in done.stderr and "goes on from there" in done.stderr
+        done = subprocess.run(
+            [sys.executable, "-m", "lib.study", "--profile", "smoke", "--workers", "1"],
+            cwd=ROOT,
+            env={**os.environ, "RESULTS": str(disk)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert (
+            done.returncode == 1
+            and "is full" in done.stderr
+            and "goes on from there" in done.stderr
+        )
         for meta in disk.rglob("*.meta.json"):  # whatever counts as finished is whole
-            product = next(p for p in meta.parent.glob(meta.name.removesuffix(".meta.json") + ".*") if p != meta)
+            product = next(
+                p
+                for p in meta.parent.glob(meta.name.removesuffix(".meta.json") + ".*")
+                if p != meta
+            )
             assert store.file_hash(product) == json.loads(meta.read_text())["sha256"]
         assert not list(disk.rglob("*.tmp"))
     finally:

@@ -1,4 +1,5 @@
-"""FullGrad: complete in float64, batch = loop, the model untouched, the map equal to the plain formula."""
+"""FullGrad: complete in float64, batch = loop, the model untouched, the map equal to the plain
+formula."""
 
 import pytest
 import torch
@@ -10,10 +11,17 @@ from lib.saliency import choose_images, class_maps, decompose, fullgrad, scale
 
 
 def network(batch_norm, classifier="linear", dtype=torch.float64):
-    model = vgg16(4, 0.0625, batch_norm, classifier=classifier, generator=torch.Generator().manual_seed(5)).to(dtype)
+    model = vgg16(
+        4, 0.0625, batch_norm, classifier=classifier, generator=torch.Generator().manual_seed(5)
+    ).to(dtype)
     with torch.no_grad():
         for p in model.parameters():  # biases away from zero, or the bias terms would test nothing
-            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=dtype))
+            p.add_(
+                0.05
+                * torch.randn(
+                    p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=dtype
+                )
+            )
     if batch_norm:
         model.train()
         model(images(32, dtype))
@@ -24,17 +32,29 @@ def images(n=6, dtype=torch.float64):
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
-@pytest.mark.parametrize(("batch_norm", "classifier", "terms"),
-                         [(False, "linear", 14), (True, "linear", 27), (False, "torchvision", 16),
-                          (True, "torchvision", 29)])
+@pytest.mark.parametrize(
+    ("batch_norm", "classifier", "terms"),
+    [
+        (False, "linear", 14),
+        (True, "linear", 27),
+        (False, "torchvision", 16),
+        (True, "torchvision", 29),
+    ],
+)
 def test_completeness(batch_norm, classifier, terms):
     model, x = network(batch_norm, classifier), images()
     parts = decompose(model, x, torch.arange(6) % 4)
     assert len(parts.bias_terms) == terms
     assert parts.residual.max() < 1e-12
-    assert sum(t.abs().sum() for t in parts.bias_terms.values()) > 0.01 * parts.logit.abs().sum()  # they take part
+    assert (
+        sum(t.abs().sum() for t in parts.bias_terms.values()) > 0.01 * parts.logit.abs().sum()
+    )  # they take part
     torch.testing.assert_close(parts.logit, model.eval()(x)[range(6), torch.arange(6) % 4].detach())
-    low = decompose(network(batch_norm, classifier, torch.float32), images(dtype=torch.float32), torch.arange(6) % 4)
+    low = decompose(
+        network(batch_norm, classifier, torch.float32),
+        images(dtype=torch.float32),
+        torch.arange(6) % 4,
+    )
     assert low.residual.max() < 1e-5
 
 
@@ -46,7 +66,9 @@ def plain_map(model, x, target):
         psi = term[0].abs()
         psi = psi - psi.min()
         psi = psi / (psi.max() + 1e-6)
-        total += F.interpolate(psi[None], size=x.shape[-2:], mode="bilinear", align_corners=True)[0].sum(0)
+        total += F.interpolate(psi[None], size=x.shape[-2:], mode="bilinear", align_corners=True)[
+            0
+        ].sum(0)
     return total
 
 
@@ -75,7 +97,9 @@ def test_the_map_differs_between_targets_and_the_model_is_left_as_it_was():
 
 def task(model):
     """Labels are the network's own answers, but class 3 is never answered right."""
-    x = torch.randint(0, 256, (40, 3, 32, 32), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+    x = torch.randint(0, 256, (40, 3, 32, 32), generator=torch.Generator().manual_seed(2)).to(
+        torch.uint8
+    )
     y = torch.arange(40) % 4
     return Task("task1", (0, 1, 2, 3), x, y, x, y)
 
@@ -91,9 +115,12 @@ def test_class_maps_use_the_first_correct_images_of_each_class(monkeypatch):
     assert [p.tolist() for p in picks] == [[0, 4, 8], [5, 9, 13], [2, 6, 10], [3, 7, 11]]
     assert correct == [True, True, True, False]
     found = class_maps(model, t, 3)
-    assert found.maps.shape == (4, 32, 32) and found.used == [3, 3, 3, 3] and found.correct == correct
+    assert (
+        found.maps.shape == (4, 32, 32) and found.used == [3, 3, 3, 3] and found.correct == correct
+    )
     assert found.maps.min() >= 0 and found.maps.max() <= 1
     from lib.data import normalise
+
     one = scale(fullgrad(model, normalise(t.x[picks[1]], t), torch.tensor([1, 1, 1]))).mean(0)
     torch.testing.assert_close(found.maps[1], one)
 

@@ -1,4 +1,5 @@
-"""A product is made once, written whole or not at all, and checked when read; its key is what it depends on."""
+"""A product is made once, written whole or not at all, and checked when read; its key is what it
+depends on."""
 
 import fcntl
 import json
@@ -15,7 +16,16 @@ import torch
 from lib.keys import digest, seed_of
 from lib.products import ARRAYS, CHECKPOINT
 from lib.profile import ROOT
-from lib.store import JSON, FileType, Store, file_hash, provenance, results_dir, rows, write_atomically
+from lib.store import (
+    JSON,
+    FileType,
+    Store,
+    file_hash,
+    provenance,
+    results_dir,
+    rows,
+    write_atomically,
+)
 
 KEY = {"seed": 1, "network": {"width": 0.25, "depth": 16}, "lists": [1, 2.5, None, True]}
 
@@ -23,7 +33,8 @@ KEY = {"seed": 1, "network": {"width": 0.25, "depth": 16}, "lists": [1, 2.5, Non
 class Maker:
     """Counts how often it makes its product."""
 
-    def __init__(self, product): self.product, self.count = product, 0
+    def __init__(self, product):
+        self.product, self.count = product, 0
 
     def __call__(self):
         self.count += 1
@@ -36,10 +47,13 @@ def refuse():
 
 def files(folder):
     """Files below a folder, without the locks, which stay and are empty."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
+    return sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"
+    )
 
 
-# --- keys ---------------------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------------------
+
 
 def test_keys_are_the_same_for_ever():
     assert digest(KEY) == "346173afba76c847"  # stored products are found by these
@@ -48,8 +62,12 @@ def test_keys_are_the_same_for_ever():
 
 def test_a_key_depends_on_every_value_and_not_on_the_order():
     assert digest(dict(reversed(KEY.items()))) == digest(KEY) == digest(json.loads(json.dumps(KEY)))
-    others = [{**KEY, "seed": 2}, {**KEY, "network": {"width": 0.25, "depth": 19}}, {**KEY, "lists": [1, 2.5, None]},
-              {**KEY, "more": 0}]
+    others = [
+        {**KEY, "seed": 2},
+        {**KEY, "network": {"width": 0.25, "depth": 19}},
+        {**KEY, "lists": [1, 2.5, None]},
+        {**KEY, "more": 0},
+    ]
     assert len({digest(k) for k in [KEY, *others]}) == 5
 
 
@@ -60,14 +78,19 @@ def test_seeds_differ_by_every_part_and_fit_a_generator():
     torch.Generator().manual_seed(max(seeds))
 
 
-# --- once ---------------------------------------------------------------------------------------------------------
+# --- once -----------------------------------------------------------------------------------------
+
 
 def test_once_makes_once(tmp_path):
     make, store = Maker({"row": {"acc": 0.25}, "accuracy": [1, 2]}), Store(tmp_path)
     assert not store.has("run", KEY)
     assert store.once("run", KEY, make) == store.once("run", KEY, make) == make.product
     assert Store(tmp_path).once("run", KEY, refuse) == make.product and make.count == 1
-    assert store.has("run", KEY) and not store.has("maps", KEY) and not store.has("run", {**KEY, "seed": 2})
+    assert (
+        store.has("run", KEY)
+        and not store.has("maps", KEY)
+        and not store.has("run", {**KEY, "seed": 2})
+    )
     assert files(tmp_path) == [f"run/{digest(KEY)}.json", f"run/{digest(KEY)}.meta.json"]
 
 
@@ -80,10 +103,16 @@ def test_code_is_recorded_and_not_part_of_the_key(tmp_path, monkeypatch):
 def test_meta_says_when_where_and_by_which_code(tmp_path):
     store, start = Store(tmp_path), time.time()
     store.once("run", KEY, lambda: time.sleep(0.05) or [1], branch="abc")
-    (path, meta), = store.metas("run")
+    ((path, meta),) = store.metas("run")
     assert path == store.path("run", KEY, branch="abc") and meta == json.loads(
-        path.with_name(f"{digest(KEY)}.abc.meta.json").read_text())
-    assert (meta["kind"], meta["key"], meta["branch"], meta["sha256"]) == ("run", KEY, "abc", file_hash(path))
+        path.with_name(f"{digest(KEY)}.abc.meta.json").read_text()
+    )
+    assert (meta["kind"], meta["key"], meta["branch"], meta["sha256"]) == (
+        "run",
+        KEY,
+        "abc",
+        file_hash(path),
+    )
     assert start - 1 <= meta["made"] <= time.time() + 1  # whole seconds
     assert 0.04 <= meta["seconds"] < 60
     assert {"commit", "dirty", "python", "machine", "processor", "cores"} <= meta.keys()
@@ -91,7 +120,9 @@ def test_meta_says_when_where_and_by_which_code(tmp_path):
 
 
 def test_the_commit_is_the_repository_s():
-    git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
+    git = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
     expected = git.stdout.strip() if git.returncode == 0 else "unknown"
     assert provenance()["commit"] == expected and provenance()["dirty"] in (True, False)
 
@@ -104,7 +135,11 @@ def test_branches_tell_products_of_one_key_apart(tmp_path):
         store.once("run", KEY, lambda: [name], branch=name)
     store.once("run", {**KEY, "seed": 2}, lambda: [0], branch="c3")
     assert store.branches("run", KEY) == ["a1", "b2"]
-    assert [store.once("run", KEY, refuse, branch=b) for b in ("a1", "b2", "")] == [["a1"], ["b2"], ["none"]]
+    assert [store.once("run", KEY, refuse, branch=b) for b in ("a1", "b2", "")] == [
+        ["a1"],
+        ["b2"],
+        ["none"],
+    ]
     store.path("run", KEY, branch="b2").with_name(f"{digest(KEY)}.b2.meta.json").unlink()
     assert store.branches("run", KEY) == ["a1"]  # unfinished ones do not count
     assert len(list(store.metas("run"))) == 3
@@ -129,17 +164,25 @@ def test_a_deleted_product_is_made_again(tmp_path):
 @pytest.mark.parametrize("kind", ["json", "npz", "pt"])
 def test_a_damaged_product_is_named_and_deleting_it_helps(tmp_path, kind):
     filetype = {"json": JSON, "npz": ARRAYS, "pt": CHECKPOINT}[kind]
-    product = {"json": {"a": [1, 2, 3]}, "npz": {"a": np.arange(9)}, "pt": {"a": torch.arange(9)}}[kind]
+    product = {"json": {"a": [1, 2, 3]}, "npz": {"a": np.arange(9)}, "pt": {"a": torch.arange(9)}}[
+        kind
+    ]
     store = Store(tmp_path)
     store.once("thing", KEY, lambda: product, filetype)
     path = store.path("thing", KEY, filetype.suffix)
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match="is damaged .*delete it, and the next run makes it again") as caught:
+    with pytest.raises(
+        ValueError, match="is damaged .*delete it, and the next run makes it again"
+    ) as caught:
         store.once("thing", KEY, refuse, filetype)
     assert str(path) in str(caught.value)
     path.unlink()
     again = store.once("thing", KEY, lambda: product, filetype)
-    assert list(again["a"]) == list(product["a"]) == list(store.once("thing", KEY, refuse, filetype)["a"])
+    assert (
+        list(again["a"])
+        == list(product["a"])
+        == list(store.once("thing", KEY, refuse, filetype)["a"])
+    )
 
 
 def test_a_damaged_meta_file_is_named(tmp_path):
@@ -151,7 +194,8 @@ def test_a_damaged_meta_file_is_named(tmp_path):
         store.once("run", KEY, refuse)
 
 
-# --- writing ------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
+
 
 def test_an_error_while_making_or_saving_leaves_nothing(tmp_path):
     def half(product, path):
@@ -184,12 +228,16 @@ def test_a_failed_write_leaves_the_earlier_file_intact(tmp_path):
 
 
 @pytest.mark.parametrize("filetype", [JSON, ARRAYS, CHECKPOINT], ids=["json", "npz", "pt"])
-def test_equal_products_are_equal_bytes_whichever_process_writes_them(tmp_path, filetype, monkeypatch):
+def test_equal_products_are_equal_bytes_whichever_process_writes_them(
+    tmp_path, filetype, monkeypatch
+):
     a, b = (np.arange(3.0), np.ones(2)) if filetype is ARRAYS else ([1.5, 2], {"y": 1, "x": 2})
     if filetype is CHECKPOINT:
         a = torch.arange(3.0)
     written = []
-    for process, product in enumerate(({"a": a, "b": b}, {"b": b, "a": a} if filetype is JSON else {"a": a, "b": b})):
+    for process, product in enumerate(
+        ({"a": a, "b": b}, {"b": b, "a": a} if filetype is JSON else {"a": a, "b": b})
+    ):
         monkeypatch.setattr(os, "getpid", lambda: 1000 + process)
         store = Store(tmp_path / str(process))
         store.once("thing", KEY, lambda: product, filetype)
@@ -198,8 +246,14 @@ def test_equal_products_are_equal_bytes_whichever_process_writes_them(tmp_path, 
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
-    state = {"model": {"w": torch.randn(3, 4, 2, 2).to(memory_format=torch.channels_last), "n": torch.tensor(7)},
-             "loss": [0.1, 0.2], "lineage": "abc"}
+    state = {
+        "model": {
+            "w": torch.randn(3, 4, 2, 2).to(memory_format=torch.channels_last),
+            "n": torch.tensor(7),
+        },
+        "loss": [0.1, 0.2],
+        "lineage": "abc",
+    }
     Store(tmp_path).once("task1", KEY, lambda: state, CHECKPOINT)
     back = Store(tmp_path).once("task1", KEY, refuse, CHECKPOINT)
     assert torch.equal(back["model"]["w"], state["model"]["w"]) and back["model"]["n"] == 7
@@ -213,7 +267,7 @@ def test_arrays_with_objects_are_not_read(tmp_path):
         ARRAYS.load(path)["a"]
 
 
-# --- several processes --------------------------------------------------------------------------------------------
+# --- several processes ----------------------------------------------------------------------------
 
 HOLDER = """
 import sys, time
@@ -259,14 +313,19 @@ def test_other_products_do_not_wait(tmp_path, holder):
 
 def test_a_killed_process_releases_its_lock(tmp_path, holder):
     threading.Timer(0.2, holder.kill).start()
-    assert Store(tmp_path / "store").once("run", {"k": 1}, lambda: ["the second's"]) == ["the second's"]
+    assert Store(tmp_path / "store").once("run", {"k": 1}, lambda: ["the second's"]) == [
+        "the second's"
+    ]
     assert not (tmp_path / "go").exists()
 
 
 def test_after_a_failure_only_one_of_those_waiting_goes_in(tmp_path, monkeypatch):
-    """A is making when B comes and waits; A fails, B goes in; C, coming now, must wait for B. (Threads: a lock belongs
-    to the open file, so they lock each other out as processes do.)"""
-    events = {name: threading.Event() for name in ("A in", "A go", "B waits", "B in", "B go", "C waits", "C in")}
+    """A is making when B comes and waits; A fails, B goes in; C, coming now, must wait for B.
+    (Threads: a lock belongs to the open file, so they lock each other out as processes do.)"""
+    events = {
+        name: threading.Event()
+        for name in ("A in", "A go", "B waits", "B in", "B go", "C waits", "C in")
+    }
     flock = fcntl.flock
 
     def watched(file, how):
@@ -287,7 +346,10 @@ def test_after_a_failure_only_one_of_those_waiting_goes_in(tmp_path, monkeypatch
     def once():
         try:
             Store(tmp_path).once("run", KEY, make)
-        except (RuntimeError, OSError):  # A on purpose; threads that both went in stumble over one temporary name
+        except (
+            RuntimeError,
+            OSError,
+        ):  # A on purpose; threads that both went in stumble over one temporary name
             pass
 
     threads = {name: threading.Thread(target=once, name=name, daemon=True) for name in "ABC"}
@@ -307,17 +369,25 @@ def test_after_a_failure_only_one_of_those_waiting_goes_in(tmp_path, monkeypatch
     assert not both and Store(tmp_path).once("run", KEY, refuse) == ["B"]
 
 
-# --- tables -------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
+
 
 def test_rows_are_read_from_a_run_here_else_from_the_published_record(tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS", str(tmp_path / "here"))
     monkeypatch.setattr("lib.store.ROOT", tmp_path)
     assert results_dir("mine") == tmp_path / "here" / "mine"
-    with pytest.raises(FileNotFoundError, match="no table 'claims' of profile 'mine': expected .*PROFILE=mine"):
+    with pytest.raises(
+        FileNotFoundError, match="no table 'claims' of profile 'mine': expected .*PROFILE=mine"
+    ):
         rows("mine", "claims")
-    for place, number in ((tmp_path / "results/published/mine/tables", 1), (tmp_path / "here/mine/tables", 2)):
+    for place, number in (
+        (tmp_path / "results/published/mine/tables", 1),
+        (tmp_path / "here/mine/tables", 2),
+    ):
         place.mkdir(parents=True)
         (place / "runs.csv").write_text(f"arm,acc1\nx,{number}\n")
         assert rows("mine")["acc1"].tolist() == [number]
     monkeypatch.delenv("RESULTS")
-    assert results_dir("mine") == tmp_path / "results" / "mine" and rows("mine")["acc1"].tolist() == [1]
+    assert results_dir("mine") == tmp_path / "results" / "mine" and rows("mine")[
+        "acc1"
+    ].tolist() == [1]

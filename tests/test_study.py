@@ -1,4 +1,5 @@
-"""Arms from checkpoint to rows: same seed = same bytes, killed and resumed = the same, lineages, joint readings."""
+"""Arms from checkpoint to rows: same seed = same bytes, killed and resumed = the same, lineages,
+joint readings."""
 
 import json
 import os
@@ -36,9 +37,25 @@ def tiny(tmp_path_factory):
 
 
 def shard(profile, results, *more, wait=True):
-    command = [sys.executable, "-m", "lib.study", "--profile", str(profile), "--workers", "2", *more]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "RESULTS": str(results)}, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "lib.study",
+        "--profile",
+        str(profile),
+        "--workers",
+        "2",
+        *more,
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "RESULTS": str(results)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     if not wait:
         return process
     out, err = process.communicate(timeout=300)
@@ -60,8 +77,12 @@ def living(session):
 
 
 def made(results, kinds=("run", "task1_rows", "overlap")):
-    return {p.relative_to(results).as_posix(): file_hash(p) for kind in kinds
-            for p in sorted((results / "tiny/runs" / kind).glob("*.json")) if not p.name.endswith("meta.json")}
+    return {
+        p.relative_to(results).as_posix(): file_hash(p)
+        for kind in kinds
+        for p in sorted((results / "tiny/runs" / kind).glob("*.json"))
+        if not p.name.endswith("meta.json")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -88,28 +109,57 @@ def test_killed_and_resumed_is_the_same_and_nothing_finished_is_redone(tiny, who
     shard(tiny, tmp_path)
     assert made(tmp_path) == made(whole)
     assert all(p.stat().st_mtime_ns == then for p, then in finished.items())
-    assert not list(tmp_path.rglob("*.tmp")) or all(  # the kill may leave a temporary file, never a half product
-        p.name.startswith(".") for p in tmp_path.rglob("*.tmp"))
+    assert not list(
+        tmp_path.rglob("*.tmp")
+    ) or all(  # the kill may leave a temporary file, never a half product
+        p.name.startswith(".") for p in tmp_path.rglob("*.tmp")
+    )
 
 
 def test_shards_make_the_same_rows(tiny, whole, tmp_path):
     shard(tiny, tmp_path, "--seeds", "1-2", "--shard", "2/2")
     part = made(tmp_path, ("run",))
-    assert len(part) == 3 and part.items() <= made(whole, ("run",)).items()  # seed 2 has no joint arm
+    assert (
+        len(part) == 3 and part.items() <= made(whole, ("run",)).items()
+    )  # seed 2 has no joint arm
 
 
 def test_rows_say_what_they_are(tiny, whole, monkeypatch):
     monkeypatch.setenv("RESULTS", str(whole))
     profile = load(str(tiny))
     tables = study.collect(profile)
-    assert [row["arm"] for row in tables["runs"]] == ["fine-tune", "MSE 50 %", "random 50 %", "joint 20-way",
-                                                      "fine-tune", "MSE 50 %", "random 50 %"]
-    needed = {"profile", "setting", "data", "seed", "lineage", "arm", "method", "ranking", "fraction", "realised",
-              "acc1", "acc2"}
+    assert [row["arm"] for row in tables["runs"]] == [
+        "fine-tune",
+        "MSE 50 %",
+        "random 50 %",
+        "joint 20-way",
+        "fine-tune",
+        "MSE 50 %",
+        "random 50 %",
+    ]
+    needed = {
+        "profile",
+        "setting",
+        "data",
+        "seed",
+        "lineage",
+        "arm",
+        "method",
+        "ranking",
+        "fraction",
+        "realised",
+        "acc1",
+        "acc2",
+    }
     assert all(needed <= row.keys() for row in tables["runs"])
     fine = tables["runs"][0]
-    last = [r for r in tables["accuracy"] if r["run"].startswith("fine-tune/1/") and r["epoch"] == 2]
-    assert {r["task"]: r["accuracy"] for r in last} == {"task1": fine["acc1"], "task2": fine["acc2"]}
+    last = [
+        r for r in tables["accuracy"] if r["run"].startswith("fine-tune/1/") and r["epoch"] == 2
+    ]
+    assert {r["task"]: r["accuracy"] for r in last} == {
+        "task1": fine["acc1"],
+        "task2": fine["acc2"],
+    }
     path = [r for r in tables["trajectory"] if r["seed"] == 1 and r["control"] == "trajectory"]
     assert path[0]["task1"] == fine["acc1_before"] and path[-1]["task1"] == fine["acc1"]
     line = [r for r in tables["trajectory"] if r["seed"] == 1 and r["control"] == "interpolation"]
@@ -123,7 +173,9 @@ def test_joint_training_is_read_over_all_classes_and_masked(tiny, whole, monkeyp
     assert max(r["epoch"] for r in rows) == 4  # twice the epochs of one task
     value = {(r["task"], r["epoch"]): r["accuracy"] for r in rows}
     # masking takes wrong answers away, never right ones
-    assert all(value[f"task{k} masked", e] >= value[f"task{k}", e] for k in (1, 2) for e in (1, 2, 3, 4))
+    assert all(
+        value[f"task{k} masked", e] >= value[f"task{k}", e] for k in (1, 2) for e in (1, 2, 3, 4)
+    )
 
 
 def test_a_key_knows_what_a_run_depends_on(tiny):
@@ -132,15 +184,20 @@ def test_a_key_knows_what_a_run_depends_on(tiny):
     key = lambda arm, **change: study.run_key(arm, profile.model_copy(update=change), 1)  # noqa: E731
     other_maps = profile.explain.model_copy(update={"steps": 4})
     assert key(mse, explain=other_maps) != key(mse)
-    assert key(random, explain=other_maps) == key(random) and key(fine, explain=other_maps) == key(fine)
+    assert key(random, explain=other_maps) == key(random) and key(fine, explain=other_maps) == key(
+        fine
+    )
     assert key(fine, recipe=profile.recipe.model_copy(update={"lr": 0.1})) != key(fine)
     assert key(fine, name="other", about="else", setting="X", seeds="5") == key(fine)
     assert study.run_key(fine._replace(name="renamed"), profile, 1) == key(fine)
     assert study.run_key(fine, profile, 2) != key(fine)
 
 
-def test_rows_under_another_lineage_get_their_reference_arms_again(tiny, whole, tmp_path, monkeypatch):
-    """As after `restore` on another processor: old rows are there, the checkpoint is not and comes out different."""
+def test_rows_under_another_lineage_get_their_reference_arms_again(
+    tiny, whole, tmp_path, monkeypatch
+):
+    """As after `restore` on another processor: old rows are there, the checkpoint is not and comes
+    out different."""
     import shutil
 
     shutil.copytree(whole / "tiny/runs/run", tmp_path / "tiny/runs/run")
@@ -150,17 +207,30 @@ def test_rows_under_another_lineage_get_their_reference_arms_again(tiny, whole, 
             path.rename(path.with_name(".".join([parts[0], "0123456789ab", *parts[2:]])))
     monkeypatch.setenv("RESULTS", str(tmp_path))
     profile = load(str(tiny), seeds="1")
-    assert study.jobs(profile, "run") == [] and study.jobs(profile, "maps") != []  # the overlap table is missing
-    new = ArmSpec(name="random again", method="freeze", options={"ranking": "random", "fraction": 0.5, "draw": 1})
+    assert (
+        study.jobs(profile, "run") == [] and study.jobs(profile, "maps") != []
+    )  # the overlap table is missing
+    new = ArmSpec(
+        name="random again",
+        method="freeze",
+        options={"ranking": "random", "fraction": 0.5, "draw": 1},
+    )
     more = profile.model_copy(update={"arms": (*profile.arms, new)})
     assert [(j.what, j.again) for j in study.jobs(more, "run")] == [
-        ("random again", False), ("fine-tune", True), ("random 50 %", True)]
+        ("random again", False),
+        ("fine-tune", True),
+        ("random 50 %", True),
+    ]
 
 
 def test_tasks_drawn_by_the_seed_differ_between_seeds_and_heads_can_be_two(tiny):
     profile = load(str(tiny))
-    drawn = profile.model_copy(update={"data": profile.data.model_copy(update={
-        "classes": None, "draw": profile_draw()}), "network": profile.network.model_copy(update={"heads": "per_task"})})
+    drawn = profile.model_copy(
+        update={
+            "data": profile.data.model_copy(update={"classes": None, "draw": profile_draw()}),
+            "network": profile.network.model_copy(update={"heads": "per_task"}),
+        }
+    )
     one, two = products.tasks(drawn, 1), products.tasks(drawn, 2)
     assert one[0].classes != two[0].classes and not set(one[0].classes) & set(one[1].classes)
     assert products.outputs_of(drawn, one) == 10 and one[1].outputs == slice(5, 10)
@@ -170,6 +240,7 @@ def test_tasks_drawn_by_the_seed_differ_between_seeds_and_heads_can_be_two(tiny)
 
 def profile_draw():
     from lib.profile import Draw
+
     return Draw(tasks=2, classes=5)
 
 
@@ -187,11 +258,30 @@ def test_a_wrong_shard_is_refused(wrong, capsys):
     assert "expected I/N" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("device", "bf16", "graphs", "words"), [
-    ("cpu", True, "1", "on cpu: training in bf16, PyTorch kernels, training steps not recorded"),
-    ("cpu", False, "1", "on cpu: training in float32"),  # a processor without bf16
-    ("cuda", True, "1", "on cuda: training in bf16, Triton kernels, training steps recorded as CUDA graphs"),
-    ("cuda", False, "0", "on cuda: training in float32, Triton kernels, training steps not recorded")])  # a T4
+@pytest.mark.parametrize(
+    ("device", "bf16", "graphs", "words"),
+    [
+        (
+            "cpu",
+            True,
+            "1",
+            "on cpu: training in bf16, PyTorch kernels, training steps not recorded",
+        ),
+        ("cpu", False, "1", "on cpu: training in float32"),  # a processor without bf16
+        (
+            "cuda",
+            True,
+            "1",
+            "on cuda: training in bf16, Triton kernels, training steps recorded as CUDA graphs",
+        ),
+        (
+            "cuda",
+            False,
+            "0",
+            "on cuda: training in float32, Triton kernels, training steps not recorded",
+        ),
+    ],
+)  # a T4
 def test_a_run_says_which_paths_it_takes(monkeypatch, capsys, device, bf16, graphs, words):
     monkeypatch.setenv("CUDA_GRAPHS", graphs)
     monkeypatch.setattr(study, "default_device", lambda: torch.device(device))

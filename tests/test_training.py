@@ -1,4 +1,5 @@
-"""The loop is the textbook's, fixed by its seed, and calls a method's hooks; recording changes no bit of training."""
+"""The loop is the textbook's, fixed by its seed, and calls a method's hooks; recording changes no
+bit of training."""
 
 import copy
 from contextlib import contextmanager
@@ -28,9 +29,26 @@ from lib.methods import (
 )
 from lib.network import conv_layers, vgg16
 from lib.profile import Recipe
-from lib.training import Method, autocast, confusion, evaluate, fit, measure, predict, resolve_precision
+from lib.training import (
+    Method,
+    autocast,
+    confusion,
+    evaluate,
+    fit,
+    measure,
+    predict,
+    resolve_precision,
+)
 
-RECIPE = Recipe(epochs=2, batch_size=32, lr=0.01, momentum=0.9, weight_decay=0.01, crop_padding=2, precision="float32")
+RECIPE = Recipe(
+    epochs=2,
+    batch_size=32,
+    lr=0.01,
+    momentum=0.9,
+    weight_decay=0.01,
+    crop_padding=2,
+    precision="float32",
+)
 
 
 def network(outputs=2, batch_norm=True, dtype=torch.float32, classifier="linear"):
@@ -51,29 +69,38 @@ def same(a, b):
 
 
 def textbook(model, task, recipe, seed):
-    """SGD written out: images one by one, momentum and weight decay by hand. Returns each epoch's loss, the path
-    integral - sum of gradient x change, and leaves the trained weights in the model."""
-    order, crops = (torch.Generator().manual_seed(seed_of(seed, task.name, use)) for use in ("order", "crops"))
+    """SGD written out: images one by one, momentum and weight decay by hand. Returns each epoch's
+    loss, the path integral - sum of gradient x change, and leaves the trained weights in the
+    model."""
+    order, crops = (
+        torch.Generator().manual_seed(seed_of(seed, task.name, use)) for use in ("order", "crops")
+    )
     b, p, (h, w) = recipe.batch_size, recipe.crop_padding, task.x.shape[2:]
     velocity = {k: torch.zeros_like(v) for k, v in model.named_parameters()}
     omega, losses = {k: torch.zeros_like(v) for k, v in model.named_parameters()}, []
     mean, std = task.mean.double().view(3, 1, 1), task.std.double().view(3, 1, 1)
     model.train()
     for _ in range(recipe.epochs):
-        shuffled, total, steps = torch.randperm(len(task.x), generator=order).tolist(), 0.0, len(task.x) // b
+        shuffled, total, steps = (
+            torch.randperm(len(task.x), generator=order).tolist(),
+            0.0,
+            len(task.x) // b,
+        )
         for step in range(steps):
-            picks = shuffled[step * b:(step + 1) * b]
+            picks = shuffled[step * b : (step + 1) * b]
             top, left = torch.randint(0, 2 * p + 1, (2, b, 1), generator=crops)
             mirror = torch.rand(b, 1, generator=crops) < 0.5
             x = []
             for i, pick in enumerate(picks):
-                image = F.pad(task.x[pick], (p,) * 4)[:, top[i]:top[i] + h, left[i]:left[i] + w]
+                image = F.pad(task.x[pick], (p,) * 4)[:, top[i] : top[i] + h, left[i] : left[i] + w]
                 x.append(((image.flip(2) if mirror[i] else image).double() / 255 - mean) / std)
             loss = F.cross_entropy(model(torch.stack(x))[:, task.outputs], task.y[picks])
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             with torch.no_grad():
                 for (k, weight), gradient in zip(model.named_parameters(), gradients):
-                    velocity[k] = recipe.momentum * velocity[k] + gradient + recipe.weight_decay * weight
+                    velocity[k] = (
+                        recipe.momentum * velocity[k] + gradient + recipe.weight_decay * weight
+                    )
                     weight -= recipe.lr * velocity[k]
                     omega[k] += gradient * recipe.lr * velocity[k]
             total += loss.item() / steps
@@ -81,7 +108,8 @@ def textbook(model, task, recipe, seed):
     return losses, omega
 
 
-# --- the loop -----------------------------------------------------------------------------------------------------
+# --- the loop -------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_fit_and_the_recorded_path_equal_the_textbook_loop_in_float64(tiny_images, batch_norm):
@@ -91,7 +119,14 @@ def test_fit_and_the_recorded_path_equal_the_textbook_loop_in_float64(tiny_image
     path.before(fast, task)
     history = fit(fast, task, RECIPE, path, seed=5)
     losses, omega = textbook(slow, task, RECIPE, seed=5)
-    moved = (fast.features.conv1_1.weight - network(4, batch_norm, torch.float64).features.conv1_1.weight).abs().max()
+    moved = (
+        (
+            fast.features.conv1_1.weight
+            - network(4, batch_norm, torch.float64).features.conv1_1.weight
+        )
+        .abs()
+        .max()
+    )
     assert moved > 1e-4 and history.loss == pytest.approx(losses, rel=1e-6)
     for k, v in fast.state_dict().items():
         torch.testing.assert_close(v, slow.state_dict()[k], rtol=1e-12, atol=1e-12)
@@ -139,10 +174,16 @@ def test_tasks_of_other_names_see_other_batches(tiny_tasks):
 def test_watching_changes_no_bit(tiny_tasks):
     alone, watched, said = with_dropout(), with_dropout(), []
     fit(alone, tiny_tasks[0], RECIPE)
-    history = fit(watched, tiny_tasks[0], RECIPE, watch=tiny_tasks, report=lambda *line: said.append(line))
+    history = fit(
+        watched, tiny_tasks[0], RECIPE, watch=tiny_tasks, report=lambda *line: said.append(line)
+    )
     assert same(bits(alone), bits(watched))
-    assert [(r["epoch"], r["task"]) for r in history.accuracy] == [(e, f"task{t}") for e in (1, 2) for t in (1, 2)]
-    assert [r["accuracy"] for r in history.accuracy[2:]] == [evaluate(watched, t) for t in tiny_tasks]
+    assert [(r["epoch"], r["task"]) for r in history.accuracy] == [
+        (e, f"task{t}") for e in (1, 2) for t in (1, 2)
+    ]
+    assert [r["accuracy"] for r in history.accuracy[2:]] == [
+        evaluate(watched, t) for t in tiny_tasks
+    ]
     assert [line[:2] for line in said] == [(1, 2), (2, 2)] and set(said[0][2]) == {"task1", "task2"}
     assert 0 < said[0][3] <= said[1][3] <= history.seconds
 
@@ -156,8 +197,9 @@ def test_recording_the_path_changes_no_bit(tiny_tasks):
 
 
 class Tape(TorchDispatchMode):
-    """What a CUDA graph does, on a processor: notes each operation with the memory it reads and writes, and does the
-    same again, on the same memory, whatever Python objects have come to mean since."""
+    """What a CUDA graph does, on a processor: notes each operation with the memory it reads and
+    writes, and does the same again, on the same memory, whatever Python objects have come to mean
+    since."""
 
     def __init__(self):
         super().__init__()
@@ -167,9 +209,13 @@ class Tape(TorchDispatchMode):
         here = lambda tree: tree_map_only(Tensor, lambda t: t.detach(), tree)  # noqa: E731  the memory of this moment
         noted = here((args, kwargs or {}))
         result = operation(*args, **(kwargs or {}))
-        assert operation not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), \
-            f"{operation} waits for the device"
-        assert (kwargs or {}).get("generator") is None, f"{operation} draws numbers that a graph would not draw again"
+        assert operation not in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+        ), f"{operation} waits for the device"
+        assert (kwargs or {}).get("generator") is None, (
+            f"{operation} draws numbers that a graph would not draw again"
+        )
         if not operation.is_view:
             self.work.append((operation, noted, here(result)))
         return result
@@ -190,8 +236,11 @@ class Halves(Method):
         self.scope = scope
 
     def during(self, model):
-        return frozen(model, {k: torch.arange(c.out_channels) % 2 == 0 for k, c in conv_layers(model).items()},
-                      self.scope)
+        return frozen(
+            model,
+            {k: torch.arange(c.out_channels) % 2 == 0 for k, c in conv_layers(model).items()},
+            self.scope,
+        )
 
 
 @pytest.mark.parametrize("method", [Method(), Halves("weights"), Halves("filter")])
@@ -203,7 +252,9 @@ def test_a_recorded_step_trains_to_the_same_bits(tiny_tasks, monkeypatch, method
     recordings = []
 
     def record(step):
-        with Tape() as noted:  # unlike a CUDA graph it does what it notes, so that the first replay has nothing to do
+        with (
+            Tape() as noted
+        ):  # unlike a CUDA graph it does what it notes, so that the first replay has nothing to do
             step()
         replays = iter([lambda: None])
         recordings.append(step)
@@ -211,7 +262,9 @@ def test_a_recorded_step_trains_to_the_same_bits(tiny_tasks, monkeypatch, method
 
     monkeypatch.setattr(kernels, "recorder", lambda device: record)
     after = fit(recorded, tiny_tasks[0], recipe, method, seed=4, watch=tiny_tasks)
-    assert len(recordings) == 1 and kernels.WARM_UP + 1 < 10 * recipe.epochs  # the other steps were replays
+    assert (
+        len(recordings) == 1 and kernels.WARM_UP + 1 < 10 * recipe.epochs
+    )  # the other steps were replays
     assert same(bits(plain), bits(recorded))
     assert before.loss == after.loss and before.accuracy == after.accuracy
 
@@ -234,8 +287,11 @@ class Diary(Method):
     def __init__(self):
         self.events, self.sizes = [], []
 
-    def before(self, *_): self.events.append("before")
-    def after(self, *_): self.events.append("after")
+    def before(self, *_):
+        self.events.append("before")
+
+    def after(self, *_):
+        self.events.append("after")
 
     @contextmanager
     def during(self, model):
@@ -272,7 +328,8 @@ def test_hooks_are_called_in_order_and_the_last_incomplete_batch_is_dropped(tiny
 
 def test_batch_and_penalty_take_effect(tiny_tasks):
     class Other(Method):
-        def batch(self, x, y): return torch.cat([x, x[:1]]), torch.cat([y, y[:1]])  # replay: a longer batch
+        def batch(self, x, y):
+            return torch.cat([x, x[:1]]), torch.cat([y, y[:1]])  # replay: a longer batch
 
         def penalty(self, model, x, y, logits):
             assert len(x) == len(y) == len(logits) == 33
@@ -285,18 +342,23 @@ def test_batch_and_penalty_take_effect(tiny_tasks):
 
 
 def test_a_batch_larger_than_the_task_is_refused(tiny_tasks):
-    with pytest.raises(ValueError, match="task1 has 80 training images, fewer than one batch of 81"):
+    with pytest.raises(
+        ValueError, match="task1 has 80 training images, fewer than one batch of 81"
+    ):
         fit(network(), tiny_tasks[0], RECIPE.model_copy(update={"batch_size": 81}))
     fit(network(), tiny_tasks[0], RECIPE.model_copy(update={"batch_size": 80, "epochs": 1}))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tiny_tasks):
     recipe = RECIPE.model_copy(update={"lr": 1e30})
-    with pytest.raises(FloatingPointError, match="loss of task1 became nan in epoch 1 .*lower the learning rate"):
+    with pytest.raises(
+        FloatingPointError, match="loss of task1 became nan in epoch 1 .*lower the learning rate"
+    ):
         fit(network(batch_norm=False), tiny_tasks[0], recipe)
 
 
-# --- evaluation ---------------------------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
+
 
 class Reads(nn.Module):
     """Logits of four outputs written in the image: pixel (0, 0, k) is the logit of output k."""
@@ -305,7 +367,8 @@ class Reads(nn.Module):
         super().__init__()
         self.one = nn.Parameter(torch.ones(()))
 
-    def forward(self, x): return self.one * x[:, 0, 0, :4]
+    def forward(self, x):
+        return self.one * x[:, 0, 0, :4]
 
 
 def test_evaluate_is_over_the_task_s_own_outputs(tiny_tasks):
@@ -317,25 +380,40 @@ def test_evaluate_is_over_the_task_s_own_outputs(tiny_tasks):
     joint = first._replace(classes=(0, 1, 2, 3))
     assert [evaluate(Reads(), t) for t in (first, second, joint)] == [0.25, 0.75, 0.25]
     logits = (x[:, 0, 0, 2:4].float() / 255 - second.mean[0]) / second.std[0]
-    assert measure(Reads(), second) == {"accuracy": 0.75, "loss": pytest.approx(float(F.cross_entropy(logits, y)))}
+    assert measure(Reads(), second) == {
+        "accuracy": 0.75,
+        "loss": pytest.approx(float(F.cross_entropy(logits, y))),
+    }
 
 
 def test_measure_of_the_training_part(tiny_tasks):
     swapped = tiny_tasks[0]._replace(x_test=tiny_tasks[0].x, y_test=tiny_tasks[0].y)
     model = network()
-    assert measure(model, tiny_tasks[0], part="train") == measure(model, swapped) != measure(model, tiny_tasks[0])
+    assert (
+        measure(model, tiny_tasks[0], part="train")
+        == measure(model, swapped)
+        != measure(model, tiny_tasks[0])
+    )
 
 
-@pytest.mark.parametrize(("batch_norm", "fraction", "once"),
-                         [(False, 1.0, True), (True, 1.0, False), (False, 0.5, False)])
+@pytest.mark.parametrize(
+    ("batch_norm", "fraction", "once"),
+    [(False, 1.0, True), (True, 1.0, False), (False, 0.5, False)],
+)
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_features_that_stay_as_they_are_are_computed_once(tiny_tasks, monkeypatch, batch_norm, fraction, once,
-                                                          precision):
+def test_features_that_stay_as_they_are_are_computed_once(
+    tiny_tasks, monkeypatch, batch_norm, fraction, once, precision
+):
     recipe, runs = RECIPE.model_copy(update={"epochs": 3, "precision": precision}), []
     for cached in (True, False):
         model, calls = network(batch_norm=batch_norm), []
-        model.features.conv1_1.register_forward_hook(lambda m, i, o, calls=calls: calls.append(m.training))
-        masks = {k: torch.arange(c.out_channels) < fraction * c.out_channels for k, c in conv_layers(model).items()}
+        model.features.conv1_1.register_forward_hook(
+            lambda m, i, o, calls=calls: calls.append(m.training)
+        )
+        masks = {
+            k: torch.arange(c.out_channels) < fraction * c.out_channels
+            for k, c in conv_layers(model).items()
+        }
         method = Method()
         method.during = lambda model, masks=masks: frozen(model, masks)
         if not cached:
@@ -352,7 +430,9 @@ def test_predict_restores_the_mode_and_changes_nothing(tiny_tasks, training, mon
     before = bits(model)
     whole = predict(model, tiny_tasks[0], tiny_tasks[0].x)
     monkeypatch.setattr("lib.training.EVALUATION_BATCH", 7)
-    torch.testing.assert_close(predict(model, tiny_tasks[0], tiny_tasks[0].x), whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        predict(model, tiny_tasks[0], tiny_tasks[0].x), whole, rtol=1e-5, atol=1e-6
+    )
     assert model.training is training and same(before, bits(model)) and not whole.requires_grad
     model.head.register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -367,28 +447,39 @@ def test_confusion_equals_scikit_learn_s(tiny_images):
     counts = confusion(model, task)
     answers = predict(model, task, task.x_test)[:, 2:].argmax(1)
     assert counts.tolist() == confusion_matrix(task.y_test, answers, labels=[0, 1]).tolist()
-    assert int(counts.sum()) == 20 and counts.sum(1).tolist() == torch.bincount(task.y_test).tolist()
+    assert (
+        int(counts.sum()) == 20 and counts.sum(1).tolist() == torch.bincount(task.y_test).tolist()
+    )
     assert float(counts.trace()) / 20 == evaluate(model, task)
 
 
 @pytest.mark.parametrize(("has_bf16", "auto"), [(True, "bf16"), (False, "float32")])
 def test_precision_auto_is_bf16_where_the_device_has_it(monkeypatch, has_bf16, auto):
     monkeypatch.setattr("lib.training.bf16_supported", lambda device: has_bf16)
-    assert [resolve_precision(p, "cpu") for p in ("auto", "bf16", "float32")] == [auto, "bf16", "float32"]
+    assert [resolve_precision(p, "cpu") for p in ("auto", "bf16", "float32")] == [
+        auto,
+        "bf16",
+        "float32",
+    ]
     with autocast("auto", torch.device("cpu")):
         assert torch.is_autocast_enabled("cpu") is has_bf16
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if has_bf16 else torch.float32)
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (
+            torch.bfloat16 if has_bf16 else torch.float32
+        )
 
 
 def test_bf16_trains_float32_weights_close_to_float32(tiny_tasks):
     models = [network(), network()]
-    losses = [fit(m, tiny_tasks[0], RECIPE.model_copy(update={"precision": p})).loss
-              for m, p in zip(models, ("float32", "bf16"))]
+    losses = [
+        fit(m, tiny_tasks[0], RECIPE.model_copy(update={"precision": p})).loss
+        for m, p in zip(models, ("float32", "bf16"))
+    ]
     assert all(p.dtype == torch.float32 for p in models[1].parameters())
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
-# --- methods ------------------------------------------------------------------------------------------------------
+# --- methods --------------------------------------------------------------------------------------
+
 
 def context(tasks, recipe, scores=None):
     return Context(tasks, 0, recipe, scores, lambda m: {t.name: evaluate(m, t) for t in tasks})
@@ -407,12 +498,17 @@ def test_the_trace_of_fine_tuning_meets_both_ends_and_leaves_no_trace(tiny_tasks
     method.after(model, tiny_tasks[1], around)
     fit(plain, tiny_tasks[1], recipe)
     assert same(end, bits(model)) and same(end, bits(plain)) and not same(start, end)
-    (table, rows), = method.records().items()
+    ((table, rows),) = method.records().items()
     assert table == "trajectory"
     trajectory = [r for r in rows if r["control"] == "trajectory"]
     line = [r for r in rows if r["control"] == "interpolation"]
     places = [r["place"] for r in trajectory]
-    assert places[0] == 0 and places[-1] == 30 and places == sorted(set(places)) and 10 <= len(places) <= 21
+    assert (
+        places[0] == 0
+        and places[-1] == 30
+        and places == sorted(set(places))
+        and 10 <= len(places) <= 21
+    )
     assert trajectory[0] == {"control": "trajectory", "place": 0, **before}
     assert trajectory[-1] == {"control": "trajectory", "place": 30, **at_end}
     assert [r["place"] for r in line] == [k / 10 for k in range(LINE_POINTS)]
@@ -449,7 +545,10 @@ def test_freeze_asks_its_ranking_and_holds_its_masks(tiny_tasks):
 
     def scores(name, **options):
         asked.append((name, options))
-        return {k: torch.arange(c.out_channels).view(1, -1).double() for k, c in conv_layers(model).items()}
+        return {
+            k: torch.arange(c.out_channels).view(1, -1).double()
+            for k, c in conv_layers(model).items()
+        }
 
     model, method = network(), Freeze("random", 0.5, scope="filter", draw=3)
     before = bits(model)
@@ -462,16 +561,28 @@ def test_freeze_asks_its_ranking_and_holds_its_masks(tiny_tasks):
         assert torch.equal(conv.weight[half:], before[f"features.{layer}.weight"][half:])
         assert not torch.equal(conv.weight[:half], before[f"features.{layer}.weight"][:half])
     rows = method.records()["masks"]
-    assert [r["layer"] for r in rows] == list(conv_layers(model)) and {r["fraction"] for r in rows} == {0.5}
-    assert [unpack(r["mask"], r["filters"]).tolist() for r in rows] == [m.tolist() for m in method.masks.values()]
+    assert [r["layer"] for r in rows] == list(conv_layers(model)) and {
+        r["fraction"] for r in rows
+    } == {0.5}
+    assert [unpack(r["mask"], r["filters"]).tolist() for r in rows] == [
+        m.tolist() for m in method.masks.values()
+    ]
     assert [r["frozen"] for r in rows] == [r["filters"] // 2 for r in rows]
     Freeze("mse", 0.5).before(model, tiny_tasks[0], context(tiny_tasks, RECIPE, scores))
     assert asked[1] == ("mse", {})  # a ranking without draws is asked for none
 
 
-@pytest.mark.parametrize("bad", [{"fraction": 1.1}, {"fraction": -0.1}, {"fraction": float("nan")},
-                                 {"fraction": "half"}, {"fraction": 0.5, "rule": "all"},
-                                 {"fraction": 0.5, "scope": "bias"}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"fraction": 1.1},
+        {"fraction": -0.1},
+        {"fraction": float("nan")},
+        {"fraction": "half"},
+        {"fraction": 0.5, "rule": "all"},
+        {"fraction": 0.5, "scope": "bias"},
+    ],
+)
 def test_freeze_refuses_wrong_options(bad):
     with pytest.raises(ValueError, match="expected"):
         Freeze("mse", **bad)
