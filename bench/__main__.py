@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +18,9 @@ import torch
 
 from bench.measure import machine, markdown, synchronise, targets_table, write_tables
 from bench.sections import NETWORKS, SECTIONS, Setup, measure_all, network, random_task
-from lib.store import results_dir
-from lib.training import default_device, fit
+from lib.precision import default_device
+from lib.study.store import results_dir
+from lib.training import fit
 
 
 def trace_step(file: Path, name: str, setup: Setup) -> None:
@@ -27,7 +29,7 @@ def trace_step(file: Path, name: str, setup: Setup) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     model, recipe = network(name, setup)
-    recipe = recipe.model_copy(update={"epochs": 1})
+    recipe = replace(recipe, epochs=1)
     task = random_task(recipe.batch_size, setup.device)
     for _ in range(3):
         fit(model, task, recipe)

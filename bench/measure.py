@@ -4,8 +4,8 @@
     seconds = side_by_side(2, prepare, 1, repeats, *arguments)  # two processes of one thread each
     anything = fresh(measure, 2, *arguments)  # measure(*arguments) in a process of two threads
 
-Ours runs in fresh processes set up as the study's workers are (`lib.pool.memory_kept`), baselines
-as Python starts them."""
+Ours runs in fresh processes set up as the study's workers are (`lib.study.engine.memory_kept`),
+baselines as Python starts them."""
 
 import multiprocessing
 import os
@@ -26,9 +26,9 @@ import torch
 from torch import nn
 
 from lib.kernels import use_triton
-from lib.pool import memory_kept
-from lib.store import processor
-from lib.training import resolve_precision
+from lib.precision import resolve_precision
+from lib.study.engine.processes import memory_kept
+from lib.study.store import processor
 
 IDLE = 0.1  # share of the processor's time that others may take while we measure
 BUDGET = 20  # seconds for all repeats of one long piece of work

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -30,14 +31,16 @@ from bench.measure import (
     side_by_side,
     watched,
 )
-from lib import kernels, profile
+from lib import kernels
 from lib.data import Task
 from lib.freezing import BLOCK, Masks, frozen
 from lib.network import VGG, conv_layers, up_to, vgg16
-from lib.profile import Recipe
+from lib.precision import autocast, resolve_precision
 from lib.ranking import METRICS, similarity
+from lib.recipe import Recipe
 from lib.saliency import fullgrad
-from lib.training import Method, autocast, fit, resolve_precision
+from lib.study import profile
+from lib.training import Method, fit
 from lib.visualization import maximize_activation, noise_image
 
 NETWORKS = {"full width": "paper", "compact": "compact"}  # -> profile
@@ -210,7 +213,7 @@ def _steps(name: str, setup: Setup) -> int:
 def _prepare_training(name: str, setup: Setup, graphs: bool = True):
     os.environ["CUDA_GRAPHS"] = str(int(graphs))
     model, recipe = network(name, setup)
-    recipe = recipe.model_copy(update={"epochs": 1})
+    recipe = replace(recipe, epochs=1)
     task = random_task(_steps(name, setup) * recipe.batch_size, setup.device)
     return lambda: fit(model, task, recipe), setup.device
 
@@ -445,7 +448,7 @@ def _frozen_seconds(name: str, setup: Setup) -> dict[str, float]:
     """Median seconds of a step for each plan; the plans take turns, so that a slower minute meets
     all alike."""
     model, recipe = network(name, setup)
-    recipe = recipe.model_copy(update={"epochs": 1})
+    recipe = replace(recipe, epochs=1)
     steps = max(1, _steps(name, setup) // 3)
     task = random_task(steps * recipe.batch_size, setup.device)
     plans = {f"{f:.0%}": fraction_masks(model, f) for f in FRACTIONS}

@@ -65,6 +65,12 @@ class Task(NamedTuple):
         """The outputs of the network that this task is trained and scored on."""
         return slice(self.first_output, self.first_output + len(self.classes))
 
+    def to(self, device: torch.device | str) -> "Task":
+        """The same task on another device."""
+        return self._replace(
+            **{k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        )
+
 
 def load(source: str, root: str | Path = "data", image_size: int | None = None) -> Images:
     """Read a data source (see the head of this module), resized to image_size if given and

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from lib import freezing
 from lib.data import Task, normalise
 from lib.network import conv_layers
-from lib.profile import Explain
 from lib.ranking import NULL_MAPS, RANKINGS, Evidence, similarity
 from lib.saliency import choose_images, decompose, fullgrad, scale
+from lib.study.profile import Explain
 from lib.visualization import heat_maps, maximize_activation, to_pixels
 
 OTHER_NOISE = 10**6  # added to the seed: noise that no seed of the study uses

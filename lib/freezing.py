@@ -43,6 +43,11 @@ def _checked(scores: Mapping[str, Tensor], fraction: float) -> None:
             )
 
 
+def _free(s: Tensor, held: Tensor | None) -> Tensor:
+    """Scores (C, F) with what is held already last in every class's order."""
+    return s if held is None else s.masked_fill(held.to(s.device), -torch.inf)
+
+
 def _turns(order_cf: list[list[int]], budget: int, first: int) -> list[int]:
     """Classes take turns, beginning with class `first`, each choosing its best filter not yet
     taken."""
@@ -58,47 +63,54 @@ def _turns(order_cf: list[list[int]], budget: int, first: int) -> list[int]:
     return list(taken)
 
 
-def allocate(scores: Scores, fraction: float) -> Masks:
+def allocate(scores: Scores, fraction: float, held: Masks | None = None) -> Masks:
     """The default budget rule: each layer freezes exactly round(fraction * F) filters (halves round
-    up).
+    up), beside those it holds already.
 
     scores: layer -> (C, F), higher = rather frozen. The C classes take turns choosing their best
     filter that is not yet taken; layer number l begins with class l mod C, since a small layer has
-    fewer places than classes. Ties go to the lower filter number. Returns layer -> bool (F,).
-    Raises ValueError on a fraction outside [0, 1]."""
+    fewer places than classes. Ties go to the lower filter number. held: filters frozen in earlier
+    rounds, layer -> bool (F,); they stay, and where fewer than the budget are still free, all are
+    taken. Returns layer -> bool (F,). Raises ValueError on a fraction outside [0, 1].
+    """
     _checked(scores, fraction)
     masks = {}
     for number, (layer, s) in enumerate(scores.items()):
-        order_cf = s.argsort(dim=1, descending=True, stable=True).tolist()
-        chosen = _turns(order_cf, int(fraction * s.shape[1] + 0.5), first=number % len(s))
-        masks[layer] = torch.zeros(s.shape[1], dtype=torch.bool)
-        masks[layer][chosen] = True
+        old = (held or {}).get(layer)
+        masks[layer] = torch.zeros(s.shape[1], dtype=torch.bool) if old is None else old.clone()
+        free = s.shape[1] - int(masks[layer].sum())
+        order_cf = _free(s, old).argsort(dim=1, descending=True, stable=True).tolist()
+        budget = min(int(fraction * s.shape[1] + 0.5), free)
+        masks[layer][_turns(order_cf, budget, first=number % len(s))] = True
     return masks
 
 
-def union(scores: Scores, fraction: float) -> Masks:
-    """Every class's top round(fraction * F) filters, united: what the paper may mean; freezes far
-    more than named."""
+def union(scores: Scores, fraction: float, held: Masks | None = None) -> Masks:
+    """Every class's top round(fraction * F) filters among those still free, united, beside those
+    held already: what the paper may mean; freezes far more than named."""
     _checked(scores, fraction)
     masks = {}
     for layer, s in scores.items():
-        masks[layer] = torch.zeros(s.shape[1], dtype=torch.bool)
-        top = s.argsort(dim=1, descending=True, stable=True)[:, : int(fraction * s.shape[1] + 0.5)]
+        old = (held or {}).get(layer)
+        masks[layer] = torch.zeros(s.shape[1], dtype=torch.bool) if old is None else old.clone()
+        free = s.shape[1] - int(masks[layer].sum())
+        order_cf = _free(s, old).argsort(dim=1, descending=True, stable=True)
+        top = order_cf[:, : min(int(fraction * s.shape[1] + 0.5), free)]
         masks[layer][top.reshape(-1)] = True
     return masks
 
 
-def whole_network(scores: Scores, fraction: float) -> Masks:
+def whole_network(scores: Scores, fraction: float, held: Masks | None = None) -> Masks:
     """One budget over all layers instead of layer by layer: the classes take turns over all filters
     at once. Scores must be on one scale over the layers, as similarities of maps are."""
     _checked(scores, fraction)
-    flat = allocate({"all": torch.cat(list(scores.values()), dim=1)}, fraction)[
-        "all"
-    ]  # (C, all filters)
+    joined = {"all": torch.cat(list(scores.values()), dim=1)}  # (C, all filters)
+    old = {"all": torch.cat([held[layer] for layer in scores])} if held else None
+    flat = allocate(joined, fraction, old)["all"]
     return dict(zip(scores, flat.split([s.shape[1] for s in scores.values()])))
 
 
-RULES: dict[str, Callable[[Scores, float], Masks]] = {
+RULES: dict[str, Callable[..., Masks]] = {
     "turns": allocate,
     "union": union,
     "network": whole_network,

@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from lib import figures
-from lib.keys import SCIENCE, digest
-from lib.profile import ROOT, Profile, load
-from lib.store import JSON, file_hash, provenance, results_dir, write_atomically
+from lib.study.keys import SCIENCE, digest
+from lib.study.profile import ROOT, Profile, load
+from lib.study.store import JSON, file_hash, provenance, results_dir, write_atomically
 
 NOTEBOOKS = (
     "01_train_task1",

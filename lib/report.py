@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from lib.figures import PAPER
-from lib.profile import Profile
 from lib.statistics import interval
+from lib.study.profile import Profile
 
 PAPER_WORDS = {  # what the paper's prose says of cells that only its pictures hold
     ("Table 2", "MSE 50 %"): "acc1 roughly ten points below .457; best average of all metrics",

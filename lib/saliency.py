@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.data import Task, normalise
-from lib.training import predict
+from lib.evaluation import predict
 
 BATCH = 50  # images explained at once: bounds memory, not results
 

@@ -1,27 +1,28 @@
-"""One training loop for every arm, and evaluation.
+"""One training loop for every arm.
 
     history = fit(model, task, recipe, method=Freeze(...), seed=1, watch=tasks)
     evaluate(model, task)                    # top-1 accuracy on the task's test images, 0 to 1
 
 What happens besides plain training (penalties, masks, replay) is a Method's business; the loop only
-calls its hooks."""
+calls its hooks. `fit` reads from top to bottom: the plan of an epoch, one step, the loop.
+"""
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.data import Task, crop, draw_crops, normalise
+from lib.data import Task, crop, draw_crops
+from lib.evaluation import evaluate
 from lib.kernels import Recorded
-from lib.keys import seed_of
 from lib.network import VGG
-from lib.profile import Recipe
-
-EVALUATION_BATCH = 500
+from lib.precision import autocast
+from lib.recipe import Recipe
+from lib.seeds import seed_of
 
 
 class Method:
@@ -29,9 +30,19 @@ class Method:
     what it needs.
 
     `before` / `after` see the model as it enters / leaves a round (round 2 trains task 2, and so
-    on); `during` surrounds training; the others are called in every step. `records` are extra
-    tables: name -> list of rows. Hooks in the step must not read values back from the device (no
-    `.item()`), or the device waits."""
+    on); `during` surrounds training; `batch`, `penalty`, `after_backward` and `after_step` are
+    called in every step. `view` surrounds every evaluation on task k (a network may be another one
+    for each task). `records` are extra tables: name -> list of rows. Hooks in the step must not
+    read values back from the device (no `.item()`), or the device waits.
+
+    What others must know of a method stands beside its name (see `lib.methods.registry`): label,
+    family, keeps (what it stores between tasks) and version.
+    """
+
+    label: str = ""
+    family: str = "own"
+    keeps: str = "nothing"
+    version: int = 1
 
     @property
     def steady(self) -> bool:
@@ -43,23 +54,39 @@ class Method:
             for hook in ("batch", "penalty", "after_backward", "after_step")
         )
 
-    def before(self, model: nn.Module, task: Task, context: Any) -> None: ...
+    def before(self, model: nn.Module, task: Task, context: Any) -> None:
+        """The model as it enters the round; context: what the method may ask for."""
+
     def during(self, model: nn.Module) -> AbstractContextManager:
+        """What surrounds the round's training."""
         return nullcontext()
 
     def batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch, uint8 (B, 3, H, W) and labels (B,), with images of the method's own after it.
+        Those are augmented and go through the network too; what is learned from them is up to
+        `penalty`, since they may belong to another head."""
         return x, y
 
-    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> Tensor | float:
+    def penalty(self, model: nn.Module, x: Tensor, y: Tensor, outputs: Tensor) -> Tensor | float:
+        """What is added to the cross-entropy. x: the whole batch as the network saw it; y: its
+        labels; outputs: logits (B, all outputs of the network), not only the new head's."""
         return 0.0
 
-    def after_backward(self, model: nn.Module) -> None: ...
-    def after_step(self, model: nn.Module) -> None: ...
-    def after(self, model: nn.Module, task: Task, context: Any) -> None: ...
+    def after_backward(self, model: nn.Module) -> None:
+        """Gradients are there, the step is not yet taken."""
+
+    def after_step(self, model: nn.Module) -> None:
+        """The optimiser has stepped."""
+
+    def after(self, model: nn.Module, task: Task, context: Any) -> None:
+        """The model as it leaves the round."""
+
     def view(self, model: nn.Module, k: int) -> AbstractContextManager:
+        """What surrounds an evaluation on task k (1, 2, ...)."""
         return nullcontext()
 
     def records(self) -> dict[str, list[dict]]:
+        """Extra tables after the last round: name -> rows."""
         return {}
 
 
@@ -72,34 +99,46 @@ class History(NamedTuple):
     seconds: float
 
 
-def bf16_supported(device: torch.device) -> bool:
-    """True where bf16 products run in hardware (a T4 or a processor without AVX-512 BF16 / AMX has
-    none)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    probes = (
-        getattr(torch.cpu, name, bool)
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return device.type == "cpu" and any(probe() for probe in probes)
+class _Plan:
+    """Which images the steps of an epoch see and how they are cropped.
 
+    All that changes from step to step stands in tensors on the device (images and crops of every
+    step, the number of the step, the epoch's loss), so that a step takes no argument and can be
+    recorded. Batch order and crops have generators of their own, fixed by (seed, task name).
+    """
 
-def resolve_precision(precision: str, device: torch.device | str) -> str:
-    """`auto` -> "bf16" where the device has it, else "float32"; anything else unchanged."""
-    if precision != "auto":
-        return precision
-    return "bf16" if bf16_supported(torch.device(device)) else "float32"
+    def __init__(self, task: Task, recipe: Recipe, seed: int, device, dtype):
+        self.order, self.crops = (
+            torch.Generator().manual_seed(seed_of(seed, task.name, use))
+            for use in ("order", "crops")
+        )
+        self.recipe, self.images = recipe, len(task.x)
+        self.steps = self.images // recipe.batch_size  # the last incomplete batch is dropped
+        self.table = torch.zeros(self.steps, 4, recipe.batch_size, dtype=torch.int64, device=device)
+        self.number = torch.zeros(1, dtype=torch.int64, device=device)
+        self.loss = torch.zeros((), device=device, dtype=dtype)  # sum over the epoch's steps
 
+    def draw_epoch(self) -> None:
+        """Shuffle the images and draw their crops for the next epoch."""
+        shuffled = torch.randperm(self.images, generator=self.order)
+        picks = shuffled[: self.steps * self.recipe.batch_size].view(self.steps, 1, -1)
+        cuts = torch.stack([self.draw(self.recipe.batch_size) for _ in range(self.steps)])
+        self.table.copy_(torch.cat([picks, cuts], 1))
+        self.number.zero_(), self.loss.zero_()
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """bf16 autocast (float32 master weights) if the resolved precision says so, else nothing."""
-    use = resolve_precision(precision, device) == "bf16"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=use)
+    def draw(self, images: int) -> Tensor:
+        """int64 (3, images): crops, as by `lib.data.draw_crops`."""
+        return draw_crops(images, self.crops, self.recipe.crop_padding, self.recipe.flip)
 
+    def now(self) -> tuple[Tensor, Tensor]:
+        """This step's images (B,) and crops (3, B)."""
+        step = self.table.index_select(0, self.number)[0]
+        return step[0], step[1:]
 
-def default_device() -> torch.device:
-    """The GPU if there is one, else the processor."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def count(self, loss: Tensor) -> None:
+        """On to the next step."""
+        self.loss.add_(loss.detach())
+        self.number.add_(1)
 
 
 def fit(
@@ -118,91 +157,97 @@ def fit(
     augmentation have generators of their own, fixed by (seed, task name): arms of one seed see the
     same batches. The last incomplete batch is dropped. `report(epoch, epochs, accuracies, seconds)`
     is called after each epoch. Raises ValueError if a batch is larger than the task,
-    FloatingPointError if the loss is not finite at the end of an epoch."""
-    method = method or Method()
+    FloatingPointError if the loss is not finite at the end of an epoch.
+    """
     if len(task.x) < recipe.batch_size:
         raise ValueError(
             f"{task.name} has {len(task.x)} training images, fewer than one batch of "
             f"{recipe.batch_size}"
         )
-    device, dtype = (getattr(next(model.parameters()), what) for what in ("device", "dtype"))
+    method = method or Method()
+    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
     task = task._replace(mean=task.mean.to(device), std=task.std.to(device))
-    order, crops = (
-        torch.Generator().manual_seed(seed_of(seed, task.name, use)) for use in ("order", "crops")
-    )
-    steps, augmentation = (
-        len(task.x) // recipe.batch_size,
-        (crops, recipe.crop_padding, recipe.flip),
-    )
-    # all that changes from step to step stands in these, so that a step takes no argument and can
-    # be recorded
-    plan = torch.zeros(
-        steps, 4, recipe.batch_size, dtype=torch.int64, device=device
-    )  # images and their crops
-    number, total = (
-        torch.zeros(1, dtype=torch.int64, device=device),
-        torch.zeros((), device=device, dtype=dtype),
-    )
-
-    def step():
-        now = plan.index_select(0, number)[0]
-        picks, cuts = now[0], now[1:]
-        x, y = method.batch(task.x[picks], task.y[picks])
-        if more := len(x) - len(picks):  # what a method adds to the batch is augmented too
-            cuts = torch.cat([cuts, draw_crops(more, *augmentation).to(device)], 1)
-        x = crop(x, cuts, task, recipe.crop_padding, dtype)
-        with autocast(recipe.precision, device):
-            logits = model(x)[:, task.outputs]
-        logits = logits.to(dtype)
-        loss = F.cross_entropy(logits, y) + method.penalty(model, x, y, logits)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        method.after_backward(model)
-        optimiser.step()
-        method.after_step(model)
-        total.add_(loss.detach())
-        number.add_(1)
-
+    plan = _Plan(task, recipe, seed, device, dtype)
     history, start = History([], [], 0.0), time.perf_counter()
-    with (
-        method.during(model),
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-    ):
-        torch.manual_seed(seed_of(seed, task.name, "dropout"))
+    with method.during(model), _own_random_numbers(seed_of(seed, task.name, "dropout"), device):
+        trained = [p for p in model.parameters() if p.requires_grad]
         optimiser = torch.optim.SGD(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
+            trained, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
+        step = _step(model, task, recipe, method, plan, optimiser)
         take_step = Recorded(step, device) if method.steady else step
-        seen: dict | None = (
-            {} if _features_are_fixed(model) else None
-        )  # then test images' features are computed once
+        seen = {} if _features_are_fixed(model) else None  # test images' features, computed once
         for epoch in range(1, recipe.epochs + 1):
             model.train()
-            shuffled = torch.randperm(len(task.x), generator=order)[
-                : steps * recipe.batch_size
-            ].view(steps, 1, -1)
-            cuts = torch.stack([draw_crops(recipe.batch_size, *augmentation) for _ in range(steps)])
-            plan.copy_(torch.cat([shuffled, cuts], 1))
-            number.zero_(), total.zero_()
-            for _ in range(steps):
+            plan.draw_epoch()
+            for _ in range(plan.steps):
                 take_step()
-            history.loss.append(float(total) / steps)
-            if not torch.isfinite(total):
-                raise FloatingPointError(
-                    f"training loss of {task.name} became {history.loss[-1]} in epoch {epoch} "
-                    f"(lr {recipe.lr}, precision {recipe.precision}): lower the learning rate, "
-                    "or set precision: float32 in the profile"
-                )
-            accuracies = {t.name: evaluate(model, t, recipe.precision, seen) for t in watch}
+            history.loss.append(_finite(plan, task, recipe, epoch))
+            accuracies = {}
+            for k, t in enumerate(watch, 1):
+                with method.view(model, k):
+                    accuracies[t.name] = evaluate(model, t, recipe.precision, seen)
             history.accuracy.extend(
                 {"epoch": epoch, "task": k, "accuracy": v} for k, v in accuracies.items()
             )
             if report:
                 report(epoch, recipe.epochs, accuracies, time.perf_counter() - start)
     return history._replace(seconds=time.perf_counter() - start)
+
+
+def _step(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    method: Method,
+    plan: _Plan,
+    optimiser: torch.optim.Optimizer,
+) -> Callable[[], None]:
+    """One step of SGD on the plan's next batch, as a function without arguments."""
+    device, dtype = plan.table.device, plan.loss.dtype
+
+    def step() -> None:
+        picks, cuts = plan.now()
+        own = len(picks)
+        x, y = method.batch(task.x[picks], task.y[picks])
+        if more := len(x) - own:
+            cuts = torch.cat([cuts, plan.draw(more).to(device)], 1)
+        x = crop(x, cuts, task, recipe.crop_padding, dtype)
+        with autocast(recipe.precision, device):
+            outputs = model(x)
+        outputs = outputs.to(dtype)
+        new, labels = (outputs[:own], y[:own]) if more else (outputs, y)
+        loss = F.cross_entropy(new[:, task.outputs], labels)
+        loss = loss + method.penalty(model, x, y, outputs)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        method.after_backward(model)
+        optimiser.step()
+        method.after_step(model)
+        plan.count(loss)
+
+    return step
+
+
+@contextmanager
+def _own_random_numbers(seed: int, device: torch.device):
+    """Inside, the global generators (dropout draws from them) start at the seed; afterwards they
+    are as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _finite(plan: _Plan, task: Task, recipe: Recipe, epoch: int) -> float:
+    """The epoch's mean loss; FloatingPointError if it is not finite."""
+    mean = float(plan.loss) / plan.steps
+    if not torch.isfinite(plan.loss):
+        raise FloatingPointError(
+            f"training loss of {task.name} became {mean} in epoch {epoch} (lr {recipe.lr}, "
+            f"precision {recipe.precision}): lower the learning rate, or set precision: float32 in "
+            "the profile"
+        )
+    return mean
 
 
 def _features_are_fixed(model: nn.Module) -> bool:
@@ -212,68 +257,4 @@ def _features_are_fixed(model: nn.Module) -> bool:
         isinstance(model, VGG)
         and not any(p.requires_grad for p in model.features.parameters())
         and not any(isinstance(m, nn.BatchNorm2d) for m in model.features.modules())
-    )
-
-
-@torch.no_grad()
-def predict(
-    model: nn.Module, task: Task, x: Tensor, precision: str = "float32", seen: dict | None = None
-) -> Tensor:
-    """Logits (N, all outputs) of uint8 images (N, 3, H, W) in evaluation mode; the model's mode is
-    put back.
-
-    seen: keeps the features of each batch between calls, for a model whose features stay as they
-    are."""
-
-    def logits(part: Tensor, number: int) -> Tensor:
-        if seen is None:
-            return model(normalise(part, task, dtype))
-        if (task.name, number) not in seen:
-            seen[task.name, number] = model.features(normalise(part, task, dtype)).flatten(1)
-        return model.head(seen[task.name, number])
-
-    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
-    was_training = model.training
-    model.eval()
-    try:
-        with autocast(precision, device):
-            parts = [logits(part, i).to(dtype) for i, part in enumerate(x.split(EVALUATION_BATCH))]
-        return torch.cat(parts)
-    finally:
-        model.train(was_training)
-
-
-def evaluate(
-    model: nn.Module, task: Task, precision: str = "float32", seen: dict | None = None
-) -> float:
-    """Top-1 accuracy in [0, 1] on the task's test images, over the task's own outputs. seen: see
-    `predict`."""
-    return float(measure(model, task, precision, seen=seen)["accuracy"])
-
-
-def measure(
-    model: nn.Module,
-    task: Task,
-    precision: str = "float32",
-    part: str = "test",
-    seen: dict | None = None,
-) -> dict[str, float]:
-    """Accuracy in [0, 1] and mean cross-entropy (nats) on the task's "test" or "train" images (not
-    augmented). seen: see `predict`."""
-    x, y = (task.x_test, task.y_test) if part == "test" else (task.x, task.y)
-    logits = predict(model, task, x, precision, seen)[:, task.outputs]
-    return {
-        "accuracy": float((logits.argmax(1) == y).double().mean()),
-        "loss": float(F.cross_entropy(logits, y)),
-    }
-
-
-def confusion(model: nn.Module, task: Task, precision: str = "float32") -> Tensor:
-    """int64 (K, outputs of the task): test images of each class given to each output."""
-    n_classes = len(task.classes)
-    answers = predict(model, task, task.x_test, precision)[:, task.outputs].argmax(1)
-    return (
-        torch.bincount(task.y_test * n_classes + answers, minlength=n_classes**2)
-        .view(n_classes, n_classes)
-        .cpu()
     )

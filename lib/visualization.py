@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.data import Images, Task
-from lib.keys import seed_of
 from lib.network import VGG, conv_layers, up_to
 from lib.saliency import scale
+from lib.seeds import seed_of
 
 NOISE = (150, 180)
 BATCH = 64  # filters visualised at once: bounds memory, not results

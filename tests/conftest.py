@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lib.data import load, split_tasks
-from lib.profile import ROOT
+from lib.study.profile import ROOT
 
 torch.set_num_threads(
     1

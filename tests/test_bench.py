@@ -41,9 +41,9 @@ from bench.sections import (
 )
 from lib.data import Task, normalise
 from lib.network import conv_layers, up_to, vgg16
-from lib.pool import KEEP_MEMORY
 from lib.ranking import METRICS, similarity
 from lib.saliency import fullgrad
+from lib.study.engine.processes import KEEP_MEMORY
 from lib.visualization import maximize_activation, noise_image
 
 

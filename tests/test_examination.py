@@ -9,7 +9,7 @@ import torch
 from lib import examination
 from lib.data import Task, normalise
 from lib.network import conv_layers, vgg16
-from lib.profile import Explain
+from lib.study.profile import Explain
 
 
 def network():

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lib import products, study
 from lib.methods import METHODS
 from lib.network import conv_layers
-from lib.profile import ArmSpec, load
 from lib.ranking import RANKINGS
+from lib.study.arms import check
+from lib.study.products import evidence
+from lib.study.profile import Arm, load
+from lib.study.runs import run
+from lib.study.tables import collect
 from lib.training import Method
 
 
@@ -34,7 +37,7 @@ class L2ToStart(Method):
     def before(self, model, task, context):
         self.start = [p.detach().clone() for p in model.parameters()]
 
-    def penalty(self, model, x, y, logits):
+    def penalty(self, model, x, y, outputs):
         return self.strength * sum(
             ((p - q) ** 2).sum() for p, q in zip(model.parameters(), self.start)
         )
@@ -49,20 +52,18 @@ def extended(monkeypatch, tmp_path):
     monkeypatch.setitem(RANKINGS, "weight norm", by_weight_norm)
     monkeypatch.setitem(METHODS, "l2 to start", L2ToStart)
     lines = (
-        ArmSpec(
-            name="norm 50 %", method="freeze", options={"ranking": "weight norm", "fraction": 0.5}
-        ),
-        ArmSpec(name="L2", method="l2 to start", options={"strength": 100.0}),
+        Arm(name="norm 50 %", method="freeze", options={"ranking": "weight norm", "fraction": 0.5}),
+        Arm(name="L2", method="l2 to start", options={"strength": 100.0}),
     )
     profile = load("smoke", seeds="1")
     return profile.model_copy(update={"arms": (profile.arms[0], *lines)})
 
 
 def test_a_new_ranking_and_a_new_method_are_arms_like_any_other(extended):
-    study.check(extended)
-    for arm in study.arms(extended):
-        study.run(arm, 1, extended)
-    tables = study.collect(extended)
+    check(extended)
+    for arm in extended.arms:
+        run(extended, 1, arm.name)
+    tables = collect(extended)
     rows = {row["arm"]: row for row in tables["runs"]}
     assert list(rows) == ["fine-tune", "norm 50 %", "L2"]
     assert (
@@ -75,7 +76,7 @@ def test_a_new_ranking_and_a_new_method_are_arms_like_any_other(extended):
     moved = {arm: abs(row["acc1"] - row["acc1_before"]) for arm, row in rows.items()}
     assert moved["L2"] < moved["fine-tune"]
     masks = {row["layer"]: row for row in tables["masks"] if row["arm"] == "norm 50 %"}
-    largest = by_weight_norm(products.evidence(extended, 1))["conv4_1"][0].argmax()
+    largest = by_weight_norm(evidence(extended, 1))["conv4_1"][0].argmax()
     from lib.methods import unpack
 
     assert unpack(masks["conv4_1"]["mask"], masks["conv4_1"]["filters"])[largest]
@@ -85,19 +86,17 @@ def test_an_arm_with_an_unknown_ranking_is_refused(extended):
     wrong = extended.model_copy(
         update={
             "arms": (
-                ArmSpec(
-                    name="x", method="freeze", options={"ranking": "astrology", "fraction": 0.5}
-                ),
+                Arm(name="x", method="freeze", options={"ranking": "astrology", "fraction": 0.5}),
             )
         }
     )
     with pytest.raises(ValueError, match="astrology.*expected one of.*weight norm"):
-        study.check(wrong)
+        check(wrong)
 
 
 def test_the_new_arm_changes_no_global_random_numbers(extended):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    study.run(study.arms(extended)[1], 1, extended)
+    run(extended, 1, extended.arms[1].name)
     assert torch.equal(torch.rand(1), expected)

@@ -8,11 +8,11 @@ import torch
 from lib import examination
 from lib.data import Task
 from lib.freezing import allocate, frozen
-from lib.keys import SCIENCE
 from lib.network import conv_layers, vgg16
-from lib.profile import Recipe
 from lib.ranking import Evidence
+from lib.recipe import Recipe
 from lib.saliency import class_maps
+from lib.study.keys import SCIENCE
 from lib.training import fit
 from lib.visualization import heat_maps, maximize_activation, to_pixels
 

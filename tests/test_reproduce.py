@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from lib import notebook, reproduce, store
-from lib.profile import load
 from lib.report import FIGURES
+from lib.study.profile import load
 
 ROOT = Path(__file__).parents[1]
 

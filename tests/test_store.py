@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from lib.keys import digest, seed_of
-from lib.products import ARRAYS, CHECKPOINT
-from lib.profile import ROOT
-from lib.store import (
+from lib.seeds import seed_of
+from lib.study.keys import digest
+from lib.study.products import ARRAYS, CHECKPOINT
+from lib.study.profile import ROOT
+from lib.study.store import (
     JSON,
     FileType,
     Store,
@@ -96,7 +97,7 @@ def test_once_makes_once(tmp_path):
 
 def test_code_is_recorded_and_not_part_of_the_key(tmp_path, monkeypatch):
     Store(tmp_path).once("run", KEY, lambda: [1])
-    monkeypatch.setattr("lib.store.provenance", lambda: {"commit": "another"})
+    monkeypatch.setattr("lib.study.store.provenance", lambda: {"commit": "another"})
     assert Store(tmp_path).once("run", KEY, refuse) == [1]
 
 
@@ -272,7 +273,7 @@ def test_arrays_with_objects_are_not_read(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from lib.store import Store
+from lib.study.store import Store
 folder = Path(sys.argv[1])
 
 def make():
@@ -374,7 +375,7 @@ def test_after_a_failure_only_one_of_those_waiting_goes_in(tmp_path, monkeypatch
 
 def test_rows_are_read_from_a_run_here_else_from_the_published_record(tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS", str(tmp_path / "here"))
-    monkeypatch.setattr("lib.store.ROOT", tmp_path)
+    monkeypatch.setattr("lib.study.store.ROOT", tmp_path)
     assert results_dir("mine") == tmp_path / "here" / "mine"
     with pytest.raises(
         FileNotFoundError, match="no table 'claims' of profile 'mine': expected .*PROFILE=mine"

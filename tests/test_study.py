@@ -7,14 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lib import products, study
-from lib.profile import ArmSpec, load
-from lib.store import file_hash
+from lib.study import engine, jobs, materials
+from lib.study.__main__ import main
+from lib.study.jobs import Job, fulfil
+from lib.study.products import lineage_of
+from lib.study.profile import Arm, load
+from lib.study.runs import run_key
+from lib.study.store import file_hash
+from lib.study.tables import collect
 
 ROOT = Path(__file__).parents[1]
 TINY = """
@@ -127,7 +133,7 @@ def test_shards_make_the_same_rows(tiny, whole, tmp_path):
 def test_rows_say_what_they_are(tiny, whole, monkeypatch):
     monkeypatch.setenv("RESULTS", str(whole))
     profile = load(str(tiny))
-    tables = study.collect(profile)
+    tables = collect(profile)
     assert [row["arm"] for row in tables["runs"]] == [
         "fine-tune",
         "MSE 50 %",
@@ -168,7 +174,7 @@ def test_rows_say_what_they_are(tiny, whole, monkeypatch):
 
 def test_joint_training_is_read_over_all_classes_and_masked(tiny, whole, monkeypatch):
     monkeypatch.setenv("RESULTS", str(whole))
-    rows = [r for r in study.collect(load(str(tiny)))["accuracy"] if r["arm"] == "joint 20-way"]
+    rows = [r for r in collect(load(str(tiny)))["accuracy"] if r["arm"] == "joint 20-way"]
     assert {r["task"] for r in rows} == {"task1", "task2", "task1 masked", "task2 masked"}
     assert max(r["epoch"] for r in rows) == 4  # twice the epochs of one task
     value = {(r["task"], r["epoch"]): r["accuracy"] for r in rows}
@@ -180,17 +186,18 @@ def test_joint_training_is_read_over_all_classes_and_masked(tiny, whole, monkeyp
 
 def test_a_key_knows_what_a_run_depends_on(tiny):
     profile = load(str(tiny))
-    fine, mse, random, _ = study.arms(profile)
-    key = lambda arm, **change: study.run_key(arm, profile.model_copy(update=change), 1)  # noqa: E731
+    fine, mse, random, _ = (arm.name for arm in profile.arms)
+    key = lambda arm, **change: run_key(profile.model_copy(update=change), 1, arm)  # noqa: E731
     other_maps = profile.explain.model_copy(update={"steps": 4})
     assert key(mse, explain=other_maps) != key(mse)
     assert key(random, explain=other_maps) == key(random) and key(fine, explain=other_maps) == key(
         fine
     )
-    assert key(fine, recipe=profile.recipe.model_copy(update={"lr": 0.1})) != key(fine)
+    assert key(fine, recipe=replace(profile.recipe, lr=0.1)) != key(fine)
     assert key(fine, name="other", about="else", setting="X", seeds="5") == key(fine)
-    assert study.run_key(fine._replace(name="renamed"), profile, 1) == key(fine)
-    assert study.run_key(fine, profile, 2) != key(fine)
+    renamed = profile.arms[0].model_copy(update={"name": "renamed"})
+    assert key("renamed", arms=(renamed,)) == key(fine)
+    assert run_key(profile, 2, fine) != key(fine)
 
 
 def test_rows_under_another_lineage_get_their_reference_arms_again(
@@ -208,15 +215,15 @@ def test_rows_under_another_lineage_get_their_reference_arms_again(
     monkeypatch.setenv("RESULTS", str(tmp_path))
     profile = load(str(tiny), seeds="1")
     assert (
-        study.jobs(profile, "run") == [] and study.jobs(profile, "maps") != []
+        jobs.jobs(profile, "run") == [] and jobs.jobs(profile, "maps") != []
     )  # the overlap table is missing
-    new = ArmSpec(
+    new = Arm(
         name="random again",
         method="freeze",
         options={"ranking": "random", "fraction": 0.5, "draw": 1},
     )
     more = profile.model_copy(update={"arms": (*profile.arms, new)})
-    assert [(j.what, j.again) for j in study.jobs(more, "run")] == [
+    assert [(j.part, j.again) for j in jobs.jobs(more, "run")] == [
         ("random again", False),
         ("fine-tune", True),
         ("random 50 %", True),
@@ -231,30 +238,30 @@ def test_tasks_drawn_by_the_seed_differ_between_seeds_and_heads_can_be_two(tiny)
             "network": profile.network.model_copy(update={"heads": "per_task"}),
         }
     )
-    one, two = products.tasks(drawn, 1), products.tasks(drawn, 2)
+    one, two = materials.tasks(drawn, 1), materials.tasks(drawn, 2)
     assert one[0].classes != two[0].classes and not set(one[0].classes) & set(one[1].classes)
-    assert products.outputs_of(drawn, one) == 10 and one[1].outputs == slice(5, 10)
-    model = products.fresh_network(drawn, 1, 10)
+    assert materials.outputs_of(one) == 10 and one[1].outputs == slice(5, 10)
+    model = materials.fresh_network(drawn, 1, 10)
     assert model.head.out_features == 10
 
 
 def profile_draw():
-    from lib.profile import Draw
+    from lib.study.profile import Draw
 
     return Draw(tasks=2, classes=5)
 
 
 def test_the_network_of_a_seed_is_the_same_everywhere(tiny):
     profile = load(str(tiny))
-    a, b, c = (products.fresh_network(profile, s, 5).state_dict() for s in (1, 1, 2))
-    assert products.lineage_of(a) == products.lineage_of(b) != products.lineage_of(c)
+    a, b, c = (materials.fresh_network(profile, s, 5).state_dict() for s in (1, 1, 2))
+    assert lineage_of(a) == lineage_of(b) != lineage_of(c)
     a["head.bias"][0] = torch.nextafter(a["head.bias"][0], torch.tensor(9.0))
-    assert products.lineage_of(a) != products.lineage_of(b)  # one bit is enough
+    assert lineage_of(a) != lineage_of(b)  # one bit is enough
 
 
 @pytest.mark.parametrize("wrong", ["0/2", "3/2", "x", "1"])
 def test_a_wrong_shard_is_refused(wrong, capsys):
-    assert study.main(["--profile", "smoke", "--shard", wrong]) == 1
+    assert main(["--profile", "smoke", "--shard", wrong]) == 1
     assert "expected I/N" in capsys.readouterr().err
 
 
@@ -284,11 +291,13 @@ def test_a_wrong_shard_is_refused(wrong, capsys):
 )  # a T4
 def test_a_run_says_which_paths_it_takes(monkeypatch, capsys, device, bf16, graphs, words):
     monkeypatch.setenv("CUDA_GRAPHS", graphs)
-    monkeypatch.setattr(study, "default_device", lambda: torch.device(device))
-    monkeypatch.setattr("lib.training.bf16_supported", lambda device: bf16)
-    monkeypatch.setattr(study, "use_triton", lambda device: device.type == "cuda")
-    monkeypatch.setattr(study.pool, "side_by_side", lambda *_: None)
-    study.fulfil([study.Job("task1", 1)], load("quick"))
+    monkeypatch.setattr(jobs, "default_device", lambda: torch.device(device))
+    monkeypatch.setattr("lib.precision.bf16_supported", lambda device: bf16)
+    monkeypatch.setattr(jobs, "use_triton", lambda device: device.type == "cuda")
+    monkeypatch.setattr(engine, "side_by_side", lambda *_: None)
+    monkeypatch.setattr(jobs, "jobs", lambda *_: [Job("task1", 1)])
+    fulfil(load("quick"), "task1")
     assert words in capsys.readouterr().out
-    study.fulfil([], load("quick"))
+    monkeypatch.setattr(jobs, "jobs", lambda *_: [])
+    fulfil(load("quick"), "task1")
     assert not capsys.readouterr().out

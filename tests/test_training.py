@@ -3,6 +3,7 @@ bit of training."""
 
 import copy
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lib import kernels, training
 from lib.data import split_tasks
+from lib.evaluation import confusion, evaluate, measure, predict
 from lib.freezing import frozen
-from lib.keys import seed_of
 from lib.methods import (
     LINE_POINTS,
     Context,
@@ -28,17 +29,10 @@ from lib.methods import (
     unpack,
 )
 from lib.network import conv_layers, vgg16
-from lib.profile import Recipe
-from lib.training import (
-    Method,
-    autocast,
-    confusion,
-    evaluate,
-    fit,
-    measure,
-    predict,
-    resolve_precision,
-)
+from lib.precision import autocast, resolve_precision
+from lib.recipe import Recipe
+from lib.seeds import seed_of
+from lib.training import Method, fit
 
 RECIPE = Recipe(
     epochs=2,
@@ -137,7 +131,7 @@ def test_fit_and_the_recorded_path_equal_the_textbook_loop_in_float64(tiny_image
 
 
 def test_a_float64_loss_is_not_rounded_to_float32(tiny_tasks):
-    model, recipe = network(dtype=torch.float64), RECIPE.model_copy(update={"epochs": 1})
+    model, recipe = network(dtype=torch.float64), replace(RECIPE, epochs=1)
     slow = copy.deepcopy(model)
     losses, _ = textbook(slow, tiny_tasks[0], recipe, 0)
     assert fit(model, tiny_tasks[0], recipe).loss == pytest.approx(losses, rel=1e-11)
@@ -145,7 +139,7 @@ def test_a_float64_loss_is_not_rounded_to_float32(tiny_tasks):
 
 def test_it_learns(tiny_tasks):
     model = network()
-    history = fit(model, tiny_tasks[0], RECIPE.model_copy(update={"epochs": 6, "batch_size": 16}))
+    history = fit(model, tiny_tasks[0], replace(RECIPE, epochs=6, batch_size=16))
     assert history.loss[-1] < 0.5 * history.loss[0] and len(history.loss) == 6
     assert evaluate(model, tiny_tasks[0]) > 0.9
 
@@ -246,7 +240,7 @@ class Halves(Method):
 @pytest.mark.parametrize("method", [Method(), Halves("weights"), Halves("filter")])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_recorded_step_trains_to_the_same_bits(tiny_tasks, monkeypatch, method, precision):
-    recipe = RECIPE.model_copy(update={"batch_size": 8, "precision": precision})
+    recipe = replace(RECIPE, batch_size=8, precision=precision)
     plain, recorded = network(), network()
     before = fit(plain, tiny_tasks[0], recipe, method, seed=4, watch=tiny_tasks)
     recordings = []
@@ -276,9 +270,9 @@ def test_only_methods_without_hooks_in_the_step_are_recorded(tiny_tasks, monkeyp
     monkeypatch.setattr(kernels, "recorder", lambda device: never)
     assert Method().steady and Freeze("random", 0.5).steady
     assert not FineTune(trace=True).steady and not RecordPath().steady and not Diary().steady
-    fit(network(), tiny_tasks[0], RECIPE.model_copy(update={"batch_size": 8}), Diary())
+    fit(network(), tiny_tasks[0], replace(RECIPE, batch_size=8), Diary())
     with pytest.raises(AssertionError, match="recorded"):
-        fit(network(), tiny_tasks[0], RECIPE.model_copy(update={"batch_size": 8}))
+        fit(network(), tiny_tasks[0], replace(RECIPE, batch_size=8))
 
 
 class Diary(Method):
@@ -304,8 +298,8 @@ class Diary(Method):
         self.sizes.append((len(x), len(y), x.dtype))
         return x, y
 
-    def penalty(self, model, x, y, logits):
-        assert x.dtype == torch.float32 and logits.shape == (len(y), 2) and torch.is_grad_enabled()
+    def penalty(self, model, x, y, outputs):
+        assert x.dtype == torch.float32 and outputs.shape == (len(y), 2) and torch.is_grad_enabled()
         self.events.append("penalty")
         return 0.0
 
@@ -329,15 +323,16 @@ def test_hooks_are_called_in_order_and_the_last_incomplete_batch_is_dropped(tiny
 def test_batch_and_penalty_take_effect(tiny_tasks):
     class Other(Method):
         def batch(self, x, y):
-            return torch.cat([x, x[:1]]), torch.cat([y, y[:1]])  # replay: a longer batch
+            return torch.cat([x, x[:1]]), torch.cat([y, y[:1] + 7])  # replay: a longer batch
 
-        def penalty(self, model, x, y, logits):
-            assert len(x) == len(y) == len(logits) == 33
+        def penalty(self, model, x, y, outputs):
+            # the added image is the method's own business: its label is no output of this task
+            assert len(x) == len(y) == len(outputs) == 33 and y[-1] >= 7
             return 1000 * model.head.weight.square().sum()
 
     plain, other = network(), network()
     fit(plain, tiny_tasks[0], RECIPE)
-    loss = fit(other, tiny_tasks[0], RECIPE.model_copy(update={"lr": 1e-4}), Other()).loss
+    loss = fit(other, tiny_tasks[0], replace(RECIPE, lr=1e-4), Other()).loss
     assert other.head.weight.norm() < 0.5 * plain.head.weight.norm() and loss[0] > 100 > loss[1]
 
 
@@ -345,12 +340,12 @@ def test_a_batch_larger_than_the_task_is_refused(tiny_tasks):
     with pytest.raises(
         ValueError, match="task1 has 80 training images, fewer than one batch of 81"
     ):
-        fit(network(), tiny_tasks[0], RECIPE.model_copy(update={"batch_size": 81}))
-    fit(network(), tiny_tasks[0], RECIPE.model_copy(update={"batch_size": 80, "epochs": 1}))
+        fit(network(), tiny_tasks[0], replace(RECIPE, batch_size=81))
+    fit(network(), tiny_tasks[0], replace(RECIPE, batch_size=80, epochs=1))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tiny_tasks):
-    recipe = RECIPE.model_copy(update={"lr": 1e30})
+    recipe = replace(RECIPE, lr=1e30)
     with pytest.raises(
         FloatingPointError, match="loss of task1 became nan in epoch 1 .*lower the learning rate"
     ):
@@ -404,7 +399,7 @@ def test_measure_of_the_training_part(tiny_tasks):
 def test_features_that_stay_as_they_are_are_computed_once(
     tiny_tasks, monkeypatch, batch_norm, fraction, once, precision
 ):
-    recipe, runs = RECIPE.model_copy(update={"epochs": 3, "precision": precision}), []
+    recipe, runs = replace(RECIPE, epochs=3, precision=precision), []
     for cached in (True, False):
         model, calls = network(batch_norm=batch_norm), []
         model.features.conv1_1.register_forward_hook(
@@ -429,7 +424,7 @@ def test_predict_restores_the_mode_and_changes_nothing(tiny_tasks, training, mon
     model = with_dropout().train(training)
     before = bits(model)
     whole = predict(model, tiny_tasks[0], tiny_tasks[0].x)
-    monkeypatch.setattr("lib.training.EVALUATION_BATCH", 7)
+    monkeypatch.setattr("lib.evaluation.EVALUATION_BATCH", 7)
     torch.testing.assert_close(
         predict(model, tiny_tasks[0], tiny_tasks[0].x), whole, rtol=1e-5, atol=1e-6
     )
@@ -455,7 +450,7 @@ def test_confusion_equals_scikit_learn_s(tiny_images):
 
 @pytest.mark.parametrize(("has_bf16", "auto"), [(True, "bf16"), (False, "float32")])
 def test_precision_auto_is_bf16_where_the_device_has_it(monkeypatch, has_bf16, auto):
-    monkeypatch.setattr("lib.training.bf16_supported", lambda device: has_bf16)
+    monkeypatch.setattr("lib.precision.bf16_supported", lambda device: has_bf16)
     assert [resolve_precision(p, "cpu") for p in ("auto", "bf16", "float32")] == [
         auto,
         "bf16",
@@ -471,7 +466,7 @@ def test_precision_auto_is_bf16_where_the_device_has_it(monkeypatch, has_bf16, a
 def test_bf16_trains_float32_weights_close_to_float32(tiny_tasks):
     models = [network(), network()]
     losses = [
-        fit(m, tiny_tasks[0], RECIPE.model_copy(update={"precision": p})).loss
+        fit(m, tiny_tasks[0], replace(RECIPE, precision=p)).loss
         for m, p in zip(models, ("float32", "bf16"))
     ]
     assert all(p.dtype == torch.float32 for p in models[1].parameters())
@@ -486,7 +481,7 @@ def context(tasks, recipe, scores=None):
 
 
 def test_the_trace_of_fine_tuning_meets_both_ends_and_leaves_no_trace(tiny_tasks):
-    recipe = RECIPE.model_copy(update={"epochs": 3, "batch_size": 8})  # 30 steps
+    recipe = replace(RECIPE, epochs=3, batch_size=8)  # 30 steps
     model, plain = network(), network()
     for m in (model, plain):
         fit(m, tiny_tasks[0], recipe)

@@ -5,7 +5,7 @@ anything starts.
 
 A profile may say `extends: other` and then names only what differs (`more_arms` are added to the
 other's arms). This module imports no torch: arm, ranking and method names are checked against their
-registries by `lib.study.check`."""
+registries by `lib.study.arms.check`."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-ROOT = Path(__file__).resolve().parents[1]
+from lib.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
 FIRST_TUNING_SEED = 1000  # seeds from here on tune and calibrate; the study's own seeds lie below
 
 
@@ -70,19 +72,6 @@ class Network(Checked):
     init: Literal["study", "pytorch", "torchvision", "kaiming_fan_in", "normal_head"] = "study"
 
 
-class Recipe(Checked):
-    """How a round is trained: SGD, the same for every task; see `lib.training.fit`."""
-
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(64, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    crop_padding: int = Field(4, ge=0)
-    flip: bool = True
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-
-
 class Explain(Checked):
     """How class maps and filter visualizations are made; see `lib.saliency` and
     `lib.visualization`."""
@@ -93,14 +82,19 @@ class Explain(Checked):
     heat_map: Literal["brightness", "difference"] = "brightness"
 
 
-class ArmSpec(Checked):
-    """One line of a profile: an arm's name, its method with options, and its curriculum."""
+class Arm(Checked):
+    """One way to go from the task-1 checkpoint to the end of the last round: one line of a profile.
+
+    method and its options: see `lib.methods`; curriculum: see `lib.curricula`; seeds: these only,
+    such as "1-3" (None: all of the profile's). What an arm is called elsewhere, and what it needs,
+    `lib.study.arms` reads from its method's and its ranking's own definitions.
+    """
 
     name: str
     method: str = "finetune"
     options: dict[str, Any] = {}
-    curriculum: Literal["sequence", "joint20", "joint10", "last"] = "sequence"
-    seeds: str | None = None  # these seeds only, such as "1-3" (the upper target on a CPU)
+    curriculum: str = "sequence"
+    seeds: str | None = None
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -109,12 +103,21 @@ class ArmSpec(Checked):
 
     @model_validator(mode="after")
     def _no_method_from_scratch(self):
-        if self.curriculum != "sequence" and (self.method != "finetune" or self.options):
+        if not self.from_checkpoint and (self.method != "finetune" or self.options):
             raise ValueError(
                 f"curriculum {self.curriculum} trains plainly: expected no method and no options "
                 "with it"
             )
         return self
+
+    @property
+    def from_checkpoint(self) -> bool:
+        """True if the arm goes on from the task-1 checkpoint, False if it starts from scratch."""
+        return self.curriculum == "sequence"
+
+    def asked_for(self, seed: int) -> bool:
+        """Whether the arm is to be run with this seed."""
+        return self.seeds is None or seed in parse_seeds(self.seeds)
 
 
 class Calibration(Checked):
@@ -135,7 +138,7 @@ class Profile(Checked):
     network: Network = Network()
     recipe: Recipe = Recipe()
     explain: Explain = Explain()
-    arms: tuple[ArmSpec, ...]
+    arms: tuple[Arm, ...]
     calibration: Calibration = Calibration()
 
     @field_validator("arms")

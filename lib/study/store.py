@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from lib.keys import digest
-from lib.profile import ROOT
+from lib.study.keys import digest
+from lib.study.profile import ROOT
 
 LIBRARIES = (
     "torch",

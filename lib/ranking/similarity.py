@@ -1,47 +1,18 @@
-"""Maps + filter visualizations -> scores: which filters matter for which class, by one registry.
+"""How alike a class map and a filter's visualization are: the paper's ranking, its variants, and
+what a map must beat.
 
-    scores = RANKINGS["mse"](evidence)            # layer -> (C, F), higher = freeze first
+    scores_cf = similarity(maps, visualizations, "mse")      # (C, H, W), (F, H, W) -> (C, F)
+"""
 
-A new ranking is one function from Evidence to Scores, entered in RANKINGS. This room knows nothing
-of freezing."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lib.data import Task
 from lib.kernels import ssim_pairs
-from lib.keys import seed_of
-from lib.network import conv_layers
+from lib.ranking.registry import Evidence, Scores, ranking
 from lib.saliency import scale
-
-Scores = dict[str, Tensor]
-
-
-@dataclass
-class Evidence:
-    """What a ranking may look at. Maps and heat maps are fetched when first asked for: they cost
-    minutes."""
-
-    model: nn.Module
-    task: Task
-    seed: int
-    fetch_maps: Callable[[], Tensor]  # -> (C, H, W) in [0, 1]
-    fetch_heat: Callable[[], dict[str, Tensor]]  # -> layer -> (F, H, W) in [0, 1]
-
-    @cached_property
-    def maps(self) -> Tensor:
-        """Class maps (C, H, W) in [0, 1]."""
-        return self.fetch_maps()
-
-    @cached_property
-    def heat(self) -> dict[str, Tensor]:
-        """Heat map of every filter's visualization: layer -> (F, H, W) in [0, 1]."""
-        return self.fetch_heat()
-
+from lib.seeds import seed_of
 
 # --- similarity of maps ---------------------------------------------------------------------------
 
@@ -112,7 +83,7 @@ def null_maps(maps: Tensor, kind: str, seed: int = 0) -> Tensor:
 NULL_MAPS = ("flat", "gaussian", "permuted", "mean")
 
 
-# --- the registry ---------------------------------------------------------------------------------
+# --- the rankings ---------------------------------------------------------------------------------
 
 
 def by_similarity(
@@ -123,22 +94,18 @@ def by_similarity(
     return {layer: sign * similarity(maps, heat, metric) for layer, heat in evidence.heat.items()}
 
 
-def at_random(evidence: Evidence, draw: int = 0) -> Scores:
-    """(1, F) uniform numbers fixed by (seed, draw, layer): the control every ranking must beat."""
-    return {
-        layer: torch.rand(
-            1,
-            conv.out_channels,
-            dtype=torch.float64,
-            generator=torch.Generator().manual_seed(seed_of(evidence.seed, "random", draw, layer)),
-        )
-        for layer, conv in conv_layers(evidence.model).items()
-    }
+def _enter(name: str, label: str, family: str = "similarity", **how) -> None:
+    ranking(label, needs=("maps", "filters"), name=name, family=family)(
+        partial(by_similarity, **how)
+    )
 
 
-RANKINGS: dict[str, Callable[..., Scores]] = {
-    **{metric: partial(by_similarity, metric=metric) for metric in METRICS},
-    "bottom": partial(by_similarity, metric="mse", sign=-1),
-    "random": at_random,
-    **{f"mse_{kind}": partial(by_similarity, metric="mse", null=kind) for kind in NULL_MAPS},
-}
+_enter("mse", "MSE", metric="mse")
+_enter("pearson", "Pearson", metric="pearson")
+_enter("ssim", "SSIM", metric="ssim")
+_enter("cosine", "cosine", metric="cosine")
+_enter("bottom", "least similar", metric="mse", sign=-1)
+_enter("mse_flat", "null: flat map", "null", metric="mse", null="flat")
+_enter("mse_gaussian", "null: centred blob", "null", metric="mse", null="gaussian")
+_enter("mse_permuted", "null: shuffled pixels", "null", metric="mse", null="permuted")
+_enter("mse_mean", "mean map of all classes", "null", metric="mse", null="mean")

@@ -1,0 +1,111 @@
+"""Freezing filters: the paper's method, with any ranking."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib import freezing
+from lib.methods.registry import method
+from lib.network import conv_layers
+from lib.ranking import RANKINGS
+from lib.training import Method
+
+
+@method("freeze")
+@dataclass
+class Freeze(Method):
+    """Freeze a fraction of each layer's filters, chosen by a ranking made before the round, then
+    train the rest.
+
+    What was frozen in an earlier round stays frozen, and each round freezes that fraction of all
+    filters anew among those still free, so that after 1 / fraction rounds none is left: the limit
+    the paper names.
+
+    ranking: a name in `lib.ranking.RANKINGS`; fraction in [0, 1]; rule: "turns", "union" or
+    "network" (see `lib.freezing.RULES`); scope: "weights" or "filter"; draw: which random draw, for
+    a ranking that has draws.
+    """
+
+    ranking: str
+    fraction: float
+    rule: str = "turns"
+    scope: str = "weights"
+    draw: int | None = None
+    rounds: list[tuple[int, freezing.Masks]] = field(default_factory=list, repr=False, init=False)
+
+    def __post_init__(self):
+        number = isinstance(self.fraction, (int, float)) and not isinstance(self.fraction, bool)
+        if not number or not 0 <= self.fraction <= 1:
+            raise ValueError(
+                f"fraction {self.fraction!r}: expected a number from 0 to 1 (filters frozen / "
+                "filters)"
+            )
+        if self.rule not in freezing.RULES or self.scope not in ("weights", "filter"):
+            raise ValueError(
+                f"rule {self.rule!r}, scope {self.scope!r}: expected a rule of "
+                f"{', '.join(freezing.RULES)} and scope weights or filter"
+            )
+        if self.draw is not None and "draw" not in RANKINGS[self.ranking].options:
+            raise ValueError(
+                f"draw {self.draw!r} with ranking {self.ranking!r}: this ranking has no draws; "
+                "leave it out"
+            )
+
+    @property
+    def masks(self) -> freezing.Masks:
+        """What is frozen now: layer -> bool (F,); empty before the first round."""
+        return self.rounds[-1][1] if self.rounds else {}
+
+    def before(self, model, task, context):
+        options = {} if self.draw is None else {"draw": self.draw}
+        scores = context.scores(self.ranking, **options)
+        chosen = freezing.RULES[self.rule](scores, self.fraction, self.masks)
+        self.rounds.append((context.round, chosen))
+
+    def during(self, model) -> AbstractContextManager:
+        return freezing.frozen(model, self.masks, self.scope)
+
+    def records(self):
+        several = len(self.rounds) > 1  # with two tasks there is one round to choose in
+        return {
+            "masks": [
+                {**({"round": number} if several else {}), **_row(layer, mask)}
+                for number, masks in self.rounds
+                for layer, mask in masks.items()
+            ]
+        }
+
+
+def _row(layer: str, mask: Tensor) -> dict:
+    """One line of masks.csv."""
+    return {
+        "layer": layer,
+        "filters": len(mask),
+        "frozen": int(mask.sum()),
+        "fraction": freezing.realised({layer: mask})["all"],
+        "mask": pack(mask),
+    }
+
+
+def pack(mask: Tensor) -> str:
+    """bool (F,) as hexadecimal text, eight filters to two digits, the first filter the highest
+    bit."""
+    return np.packbits(mask.cpu().numpy()).tobytes().hex()
+
+
+def unpack(text: str, filters: int) -> Tensor:
+    """The inverse of `pack`: bool (F,)."""
+    return torch.from_numpy(
+        np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:filters].astype(bool)
+    )
+
+
+def frozen_fraction(model: nn.Module, method: Method) -> float:
+    """Filters frozen / filters over all convolutions; 0 for a method that freezes none."""
+    masks = getattr(method, "masks", {})
+    return sum(int(m.sum()) for m in masks.values()) / sum(
+        c.out_channels for c in conv_layers(model).values()
+    )

@@ -1,0 +1,105 @@
+"""What a ranking may look at, and how it says what it is.
+
+@ranking("weight norm")
+def weight_norm(evidence: Evidence) -> Scores:
+    return {layer: ... for layer, conv in conv_layers(evidence.model).items()}    # (1, F)
+
+scores = RANKINGS["weight_norm"](evidence)
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
+
+from torch import Tensor, nn
+
+from lib.data import Task
+
+Scores = dict[str, Tensor]  # layer -> (C, F), higher = freeze first; (1, F) without classes
+NEEDS = (
+    "images",
+    "maps",
+    "filters",
+    "trial",
+)  # beside the network itself, which every one may read
+
+
+@dataclass
+class Evidence:
+    """What a ranking may look at. Maps and heat maps are fetched when first asked for: they cost
+    minutes."""
+
+    model: nn.Module
+    task: Task
+    seed: int
+    fetch_maps: Callable[[], Tensor]  # -> (C, H, W) in [0, 1]
+    fetch_heat: Callable[[], dict[str, Tensor]]  # -> layer -> (F, H, W) in [0, 1]
+
+    @cached_property
+    def maps(self) -> Tensor:
+        """Class maps (C, H, W) in [0, 1]."""
+        return self.fetch_maps()
+
+    @cached_property
+    def heat(self) -> dict[str, Tensor]:
+        """Heat map of every filter's visualization: layer -> (F, H, W) in [0, 1]."""
+        return self.fetch_heat()
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A function from Evidence to Scores with what others must know of it.
+
+    label: its name in figures and tables; needs: what it looks at beside the network (see NEEDS),
+    so that nothing else is made for it and its rows do not depend on how the rest is made;
+    version: raised by hand when its scores change, so that only its own rows are made again.
+    """
+
+    score: Callable[..., Scores]
+    label: str
+    needs: frozenset[str]
+    family: str
+    version: int = 1
+
+    def __call__(self, evidence: Evidence, **options) -> Scores:
+        return self.score(evidence, **options)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What may be asked of it beside the evidence, such as the number of a random draw."""
+        return tuple(signature(self.score).parameters)[1:]
+
+
+class _Rankings(dict):
+    """name -> Ranking. A plain function put in by hand is taken to look at everything."""
+
+    def __setitem__(self, name: str, score: Callable[..., Scores]) -> None:
+        if not isinstance(score, Ranking):
+            score = Ranking(score, name, frozenset(NEEDS) - {"trial"}, "own")
+        super().__setitem__(name, score)
+
+
+RANKINGS: dict[str, Ranking] = _Rankings()
+
+
+def ranking(
+    label: str,
+    needs: Iterable[str] = (),
+    name: str | None = None,
+    family: str | None = None,
+    version: int = 1,
+) -> Callable[[Callable[..., Scores]], Callable[..., Scores]]:
+    """Enter a function into RANKINGS, under its own name unless another is given.
+
+    family: what figures give one colour; the name of the function's file unless given.
+    """
+    if unknown := set(needs) - set(NEEDS):
+        raise ValueError(f"ranking {label!r} needs {sorted(unknown)}: expected some of {NEEDS}")
+
+    def enter(score: Callable[..., Scores]) -> Callable[..., Scores]:
+        of = family or score.__module__.rpartition(".")[2]
+        RANKINGS[name or score.__name__] = Ranking(score, label, frozenset(needs), of, version)
+        return score
+
+    return enter

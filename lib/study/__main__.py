@@ -1,0 +1,53 @@
+"""`python -m lib.study --profile paper --seeds 1-10 --shard 2/4`: a part of the runs, anywhere, no
+notebooks. Needs torch, numpy, pandas, scipy, pyyaml and pydantic alone."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from lib.study.arms import check
+from lib.study.jobs import complete
+from lib.study.profile import load, parse_seeds
+from lib.study.tables import collect
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """See the head of this module. Exit code 0, or 1 after one sentence on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m lib.study", description=__doc__)
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--seeds", help="such as 1-10; the profile's own if not given")
+    parser.add_argument("--data", help="a data source in place of the profile's")
+    parser.add_argument(
+        "--shard", default="1/1", help="I/N: the I-th of N parts; whole seeds, dealt in turn"
+    )
+    parser.add_argument("--workers", type=int, help="processes side by side, one thread each")
+    given = parser.parse_args(arguments)
+    try:
+        seeds = _dealt(parse_seeds(given.seeds or load(given.profile).seeds), given.shard)
+        profile = load(given.profile, ",".join(map(str, seeds)), given.data)
+        check(profile)
+        complete(profile, workers=given.workers)
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    rows = len(collect(profile)["runs"])
+    print(json.dumps({"profile": profile.name, "seeds": seeds, "rows": rows}))
+    return 0
+
+
+def _dealt(seeds: list[int], shard: str) -> list[int]:
+    """The seeds of part I of N, dealt in turn. ValueError if the shard is no I/N, or holds none."""
+    part, _, parts = shard.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise ValueError(f"shard {shard!r}: expected I/N with I from 1 to N, such as 2/4")
+    if mine := seeds[int(part) - 1 :: int(parts)]:
+        return mine
+    raise ValueError(
+        f"shard {shard} of {len(seeds)} seeds holds no seed: expected at most as many shards as "
+        "seeds"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

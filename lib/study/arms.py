@@ -1,0 +1,136 @@
+"""An arm from its line in a profile to its row in `arms.csv`: what it is called, what it needs,
+what its rows depend on. All of it is read from its method's and its ranking's own definitions.
+
+    check(profile)                     # before anything is trained
+    pd.DataFrame(table(profile))       # arm, family, label, method, ranking, fraction, ...
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lib.curricula import CURRICULA
+from lib.methods import METHODS
+from lib.ranking import RANKINGS, Ranking
+from lib.study.keys import SCIENCE, fields, versions
+from lib.study.profile import Arm, Profile
+
+SEEN = ("maps", "filters")  # products that a ranking may look at
+USUAL = {"rule": "turns", "scope": "weights"}  # what an arm's line means by leaving these out
+
+
+def check(profile: Profile) -> None:
+    """Raise ValueError, one sentence, if an arm names an unknown curriculum, method, option,
+    ranking or value."""
+    for arm in profile.arms:
+        if arm.curriculum not in CURRICULA:
+            raise ValueError(
+                f"arm {arm.name!r}: no curriculum {arm.curriculum!r}; expected one of "
+                f"{', '.join(CURRICULA)}"
+            )
+        if arm.method not in METHODS:
+            raise ValueError(
+                f"arm {arm.name!r}: no method {arm.method!r}; expected one of {', '.join(METHODS)}"
+            )
+        name = arm.options.get("ranking")
+        if "ranking" in arm.options and (not isinstance(name, str) or name not in RANKINGS):
+            raise ValueError(
+                f"arm {arm.name!r}: no ranking {name!r}; expected one of {', '.join(RANKINGS)}"
+            )
+        try:
+            METHODS[arm.method](**arm.options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"arm {arm.name!r}, method {arm.method}, options {dict(arm.options)}: {error}"
+            ) from None
+
+
+def ranking_of(arm: Arm) -> Ranking | None:
+    """The ranking an arm's method asks for, if any."""
+    return RANKINGS[arm.options["ranking"]] if "ranking" in arm.options else None
+
+
+def needs(arm: Arm) -> tuple[str, ...]:
+    """The products of a seed that an arm cannot do without."""
+    ranking = ranking_of(arm)
+    if not arm.from_checkpoint:
+        return ()
+    return ("task1", *(kind for kind in SEEN if ranking and kind in ranking.needs))
+
+
+def is_reference(arm: Arm) -> bool:
+    """True for the arms run again on a new checkpoint, so that new arms have something to pair
+    with: fine-tuning, and freezing at random."""
+    ranking = ranking_of(arm)
+    family = ranking.family if ranking else METHODS[arm.method].family
+    return arm.from_checkpoint and family in ("finetune", "chance")
+
+
+def identity(arm: Arm, profile: Profile) -> dict[str, Any]:
+    """What an arm's rows depend on beside the seed and its task-1 checkpoint: not its name."""
+    ranking = ranking_of(arm)
+    key = {
+        "method": arm.method,
+        "options": dict(arm.options),
+        "curriculum": arm.curriculum,
+        **versions(
+            method_version=METHODS[arm.method].version,
+            ranking_version=ranking.version if ranking else 1,
+        ),
+    }
+    if set(SEEN) & set(needs(arm)):
+        explain = fields("explain", profile.explain)
+        key["explain"] = explain, SCIENCE["maps"], SCIENCE["filters"]
+    return key
+
+
+def family_and_label(arm: Arm) -> tuple[str, str]:
+    """What figures give one colour, and the series an arm belongs to (fractions of one label form a
+    curve)."""
+    if not arm.from_checkpoint:
+        return CURRICULA[arm.curriculum].family, arm.name
+    how, ranking = METHODS[arm.method], ranking_of(arm)
+    if ranking is None:
+        return how.family, how.label
+    if arm.options.get("fraction") == 1:
+        return "all frozen", "all frozen" + unusual(arm.options)
+    return ranking.family, ranking.label + unusual(arm.options)
+
+
+def unusual(options: Mapping[str, Any]) -> str:
+    """What sets a freezing arm apart from the default: ", whole filter", ", union", ..."""
+    words = {"scope": {"filter": "whole filter"}, "rule": {"network": "one budget"}}
+    return "".join(
+        f", {words[name].get(options[name], options[name])}"
+        for name, usual in USUAL.items()
+        if options.get(name, usual) != usual
+    )
+
+
+def table(profile: Profile) -> list[dict]:
+    """Rows of arms.csv, in the profile's order: what figures and reports know of an arm."""
+    rows = []
+    for order, arm in enumerate(profile.arms, 1):
+        family, label = family_and_label(arm)
+        frozen = arm.options if "fraction" in arm.options else {}
+        how = {k: arm.options.get(k, usual) for k, usual in USUAL.items()} if frozen else {}
+        rows.append(
+            {
+                "arm": arm.name,
+                "family": family,
+                "label": label,
+                "method": arm.method,
+                "ranking": arm.options.get("ranking"),
+                "fraction": arm.options.get("fraction"),
+                "curriculum": arm.curriculum,
+                "rule": how.get("rule"),
+                "scope": how.get("scope"),
+                "keeps": METHODS[arm.method].keeps,
+                "order": order,
+            }
+        )
+    return rows
+
+
+def rankings_table() -> list[dict]:
+    """Rows of rankings.csv: every ranking's name, family and label."""
+    return [{"ranking": name, "family": r.family, "label": r.label} for name, r in RANKINGS.items()]

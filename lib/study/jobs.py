@@ -1,0 +1,111 @@
+"""What is still missing of a profile, and doing it side by side; resuming is nothing else.
+
+    fulfil(profile, "task1", "maps")     # these kinds, for all seeds
+    complete(profile)                    # everything
+
+Everything heavy goes through the store: what a killed run had finished is never made again.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+from lib.kernels import recorder, use_triton
+from lib.precision import default_device, resolve_precision
+from lib.study import engine
+from lib.study.arms import is_reference
+from lib.study.products import PRODUCTS, store, task1
+from lib.study.profile import Profile
+from lib.study.runs import arm_named, run, run_key
+from lib.study.store import results_dir
+
+
+class Job(NamedTuple):
+    """One product still to be made. part: the layer's or the arm's name."""
+
+    kind: str
+    seed: int
+    part: str = ""
+    again: bool = False
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}  {self.part or self.kind.replace('_', ' ')}"
+
+
+def lacking(profile: Profile, seed: int, show: bool = False) -> set[tuple[str, str]]:
+    """(kind, part) of every product a seed still lacks: those that are published, and what making
+    these needs. A seed whose rows are all there needs no checkpoint, maps or filters; `show`: they
+    are wanted all the same, to be looked at."""
+    found: set[tuple[str, str]] = set()
+
+    def want(kind: str) -> None:
+        for part in PRODUCTS[kind].parts(profile, seed):
+            if (kind, part) not in found and not PRODUCTS[kind].there(profile, seed, part):
+                found.add((kind, part))
+                for needed in PRODUCTS[kind].needs(profile, part):
+                    want(needed)
+
+    for kind, product in PRODUCTS.items():
+        if product.published or show:
+            want(kind)
+    return found
+
+
+def jobs(profile: Profile, kind: str, show: int | None = None) -> list[Job]:
+    """What is still missing of a kind, in the profile's order. `show` names a seed whose products
+    are wanted even if no row is missing."""
+    found = []
+    for seed in profile.seed_list:
+        missing = lacking(profile, seed, seed == show)
+        parts = PRODUCTS[kind].parts(profile, seed)
+        found += [Job(kind, seed, part) for part in parts if (kind, part) in missing]
+        if kind == "run":
+            found += _references(profile, seed, [job for job in found if job.seed == seed])
+    return found
+
+
+def _references(profile: Profile, seed: int, missing: list[Job]) -> list[Job]:
+    """On a checkpoint whose lineage is new, its reference arms once more, so that new rows have a
+    pair."""
+    if not any(arm_named(profile, job.part).from_checkpoint for job in missing):
+        return []
+    lineage, found = task1(profile, seed)["lineage"], []
+    for arm in filter(is_reference, profile.arms):
+        have = store(profile).branches("run", run_key(profile, seed, arm.name))
+        if have and lineage not in have:
+            found.append(Job("run", seed, arm.name, again=True))
+    return found
+
+
+def do(job: Job, profile: Profile) -> None:
+    """Make one product (or read it, if it was made meanwhile)."""
+    if job.again:
+        run(profile, job.seed, job.part, again=True)
+    else:
+        PRODUCTS[job.kind].get(profile, job.seed, *filter(None, [job.part]))
+
+
+def fulfil(
+    profile: Profile, *kinds: str, show: int | None = None, workers: int | None = None
+) -> None:
+    """Do all that is missing of these kinds, one kind after the other, each side by side; progress
+    goes to the output and into `<results>/log.txt` (see `lib.study.engine`), after a line that says
+    which paths this machine gets."""
+    for kind in kinds:
+        if todo := jobs(profile, kind, show):
+            engine.say(_paths(profile))
+            log = results_dir(profile.name) / "log.txt"
+            engine.side_by_side(todo, partial(do, profile=profile), log, workers)
+
+
+def _paths(profile: Profile) -> str:
+    device = default_device()
+    return (
+        f"on {device.type}: training in {resolve_precision(profile.recipe.precision, device)}, "
+        f"{'Triton' if use_triton(device) else 'PyTorch'} kernels, training steps "
+        f"{'recorded as CUDA graphs' if recorder(device) else 'not recorded'}"
+    )
+
+
+def complete(profile: Profile, show: int | None = None, workers: int | None = None) -> None:
+    """Everything the profile's seeds still lack, kind by kind."""
+    fulfil(profile, *PRODUCTS, show=show, workers=workers)

@@ -1,0 +1,133 @@
+"""What a seed works on: images, tasks, networks; and how anything is made reproducibly.
+
+split = tasks(profile, seed)                     # on the device
+model = fresh_network(profile, seed, outputs_of(split))
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lib import data as data_room
+from lib.data import Task
+from lib.network import conv_layers, vgg16
+from lib.precision import default_device
+from lib.seeds import seed_of
+from lib.study.engine import say
+from lib.study.profile import ROOT, Profile
+
+
+@lru_cache(maxsize=2)
+def _images(source: str, size: int) -> data_room.Images:
+    return data_room.load(source, data_root(), size)
+
+
+def data_root() -> Path:
+    """Where downloaded data lie: $DATA_ROOT if set, else data/ in the project."""
+    return Path(os.environ.get("DATA_ROOT") or ROOT / "data")
+
+
+def images(profile: Profile) -> data_room.Images:
+    """The profile's data set, at the network's size, in this process's memory once."""
+    return _images(profile.data.source, profile.network.image_size)
+
+
+@lru_cache(maxsize=4)
+def _tasks(profile: Profile, seed: int, device: str) -> tuple[tuple[Task, ...], str]:
+    pictures = images(profile)
+    draw = profile.data.draw
+    classes = profile.data.classes or data_room.draw_classes(
+        len(pictures.names), draw.tasks, draw.classes, seed
+    )
+    split = data_room.split_tasks(pictures, classes, profile.network.heads)
+    return tuple(t.to(device) for t in split), data_room.checksum(split)
+
+
+def tasks(profile: Profile, seed: int) -> tuple[Task, ...]:
+    """The tasks of a seed, on the device (the same for all seeds unless the profile draws its
+    classes)."""
+    return _tasks(*_task_key(profile, seed))[0]
+
+
+def data_checksum(profile: Profile, seed: int) -> str:
+    """Hash of the pixels and labels the tasks of this seed use."""
+    return _tasks(*_task_key(profile, seed))[1]
+
+
+def _task_key(profile: Profile, seed: int):
+    # only what the tasks depend on, so that profiles share them and the cache works
+    bare = profile.model_copy(
+        update={"arms": (), "seeds": "1", "name": "", "about": "", "setting": ""}
+    )
+    return bare, seed if profile.data.draw else 0, str(default_device())
+
+
+def data_label(profile: Profile) -> str:
+    """The data set's name for rows and figures: no path."""
+    source = profile.data.source
+    return "cifar100" if source.startswith("cifar100:") else Path(source).name
+
+
+def class_names(profile: Profile, task: Task) -> list[str]:
+    """The names of a task's classes, in the order of its labels."""
+    return [images(profile).names[c] for c in task.classes]
+
+
+def fresh_network(profile: Profile, seed: int, outputs: int) -> nn.Module:
+    """The network at the start, fixed by the seed, on the device."""
+    n = profile.network
+    generator = torch.Generator().manual_seed(seed_of(seed, "init"))
+    model = vgg16(
+        outputs, n.width, n.batch_norm, n.image_size, n.depth, n.classifier, n.init, generator
+    )
+    return model.to(default_device())
+
+
+def outputs_of(split: Sequence[Task]) -> int:
+    """Outputs of the network of the sequence: K with a shared head, T * K with one head per
+    task."""
+    return max(t.outputs.stop for t in split)
+
+
+def layer_names(profile: Profile) -> list[str]:
+    """The convolutions of the profile's network."""
+    with torch.device("meta"):
+        n = profile.network
+        return list(
+            conv_layers(
+                vgg16(
+                    2, n.width, n.batch_norm, n.image_size, n.depth, init="pytorch", generator=None
+                )
+            )
+        )
+
+
+def epochs(label: str) -> Callable:
+    """A report for `fit`: one line for each epoch."""
+
+    def report(epoch, epochs, accuracies, seconds):
+        shown = "  ".join(f"{k} {v:.3f}" for k, v in accuracies.items())
+        say(f"{label}  epoch {epoch}/{epochs}  {shown}  {seconds:.0f} s")
+
+    return report
+
+
+@contextmanager
+def reproducibly():
+    """One thread inside (the thread count changes the last bits), and on a GPU deterministic
+    convolutions in whole float32 (cuDNN would round to TensorFloat-32: too coarse for activation
+    maximisation)."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+    torch.set_num_threads(1)
+    cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = False, True, False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before[1:]
