@@ -67,9 +67,9 @@ def _real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def cifar100(tmp_path_factory):
-    """The real CIFAR-100, restored from its packed parts where they are at hand ($CIFAR100), read
-    as a user does."""
+def cifar100_folder(tmp_path_factory):
+    """A folder with the real CIFAR-100, restored from its packed parts where they are at hand
+    ($CIFAR100)."""
     script = _real_data() / "restore_cifar100.py"
     if not script.is_file():
         pytest.skip(f"needs the packed CIFAR-100: no {script} (name its folder by $CIFAR100)")
@@ -78,7 +78,13 @@ def cifar100(tmp_path_factory):
         [sys.executable, "-B", str(script), str(folder)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    return load(f"cifar100:{folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cifar100(cifar100_folder):
+    """The real CIFAR-100, read as a user does."""
+    return load(f"cifar100:{cifar100_folder}")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,99 @@
+"""The published record under today's code: every row is found under its key, and the tables follow
+from the rows, byte for byte."""
+
+import argparse
+import json
+import os
+
+import pandas as pd
+import pytest
+
+from lib.reproduce import record
+from lib.study.jobs import lacking
+from lib.study.keys import LATER, fields, seed_in, versions
+from lib.study.profile import load
+from lib.study.tables import collect
+
+PROFILES = sorted(path.parent.name for path in record.PUBLISHED.glob("*/runs"))
+FIRST_FIELDS = {  # what stood in a key when the first rows were published
+    "network": {"depth", "width", "batch_norm", "image_size", "heads", "classifier", "init"},
+    "recipe": {
+        *("epochs", "batch_size", "lr", "momentum", "weight_decay"),
+        *("crop_padding", "flip", "precision"),
+    },
+    "explain": {"map_images", "steps", "lr", "heat_map"},
+}
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory, request):
+    """restored(name) -> the profile, its published rows put back into a store of their own."""
+    results, before = tmp_path_factory.mktemp("record"), os.environ.get("RESULTS")
+    os.environ["RESULTS"] = str(results)
+
+    def put_back(name):
+        profile = load(name)
+        if profile.data.source == "cifar100":
+            folder = request.getfixturevalue("cifar100_folder")
+            profile = load(name, data=f"cifar100:{folder}")
+        record.restore(profile, argparse.Namespace())
+        return profile
+
+    yield put_back
+    if before is None:
+        del os.environ["RESULTS"]
+    else:
+        os.environ["RESULTS"] = before
+
+
+def published_lines(name):
+    for pack in sorted((record.PUBLISHED / name / "runs").glob("*.jsonl")):
+        yield from map(json.loads, pack.read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_published_row_is_found_under_its_key(restored, name):
+    profile = restored(name)
+    study_rows = [
+        line
+        for line in published_lines(name)
+        if line["kind"] == "run" and seed_in(line["meta"]["key"]) < 1000
+    ]
+    tables = collect(profile)
+    assert len(tables["runs"]) == len(study_rows) > 0
+    # a seed of which everything was published lacks nothing: no checkpoint, no map, no filter
+    whole = {row["seed"] for row in tables["runs"] if row["arm"] == profile.arms[-1].name}
+    counts = pd.DataFrame(tables["runs"]).groupby("seed")["arm"].nunique()
+    for seed in whole:
+        asked = [arm for arm in profile.arms if arm.asked_for(seed)]
+        if counts[seed] == len(asked):
+            assert lacking(profile, seed) == set()
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_tables_of_the_record_follow_from_its_rows(restored, name, tmp_path):
+    tables = collect(restored(name))
+    for table in ("runs", "accuracy", "trajectory", "masks", "timing", "arms"):
+        there = record.PUBLISHED / name / "tables" / f"{table}.csv"
+        if (record.PUBLISHED / name / "tables").exists():
+            made = tmp_path / f"{table}.csv"
+            pd.DataFrame(tables[table]).to_csv(made, index=False, lineterminator="\n")
+            assert made.read_bytes() == there.read_bytes(), table
+
+
+@pytest.mark.parametrize("section", FIRST_FIELDS)
+def test_a_later_field_enters_a_key_only_off_its_default(section):
+    usual = getattr(load("quick"), section)
+    assert set(fields(section, usual)) == FIRST_FIELDS[section]
+    defaults = type(usual)() if section != "recipe" else usual
+    for name, value in LATER[section].items():
+        assert getattr(defaults, name) == value, "the rows of before were made with the default"
+
+
+def test_versions_enter_a_key_only_above_one():
+    assert versions(method_version=1, ranking_version=1) == {}
+    assert versions(method_version=2, ranking_version=1) == {"method_version": 2}
+
+
+def test_the_seed_is_found_wherever_it_stands():
+    assert seed_in({"a": 1, "maps": {"task1": {"seed": 7}}}) == 7 and seed_in({"a": [1]}) is None
