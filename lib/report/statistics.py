@@ -67,10 +67,13 @@ def pick(runs: pd.DataFrame, arm: Arm) -> pd.DataFrame:
 def _first_listed(rows: pd.DataFrame) -> str:
     """Of the arms in these rows, the one listed first. Rows of one seed stand in the profile's
     order, whatever other seeds each arm has; of arms that share no seed, the one with most."""
+    names = rows["arm"].unique()
+    if len(names) == 1:
+        return names[0]
     once = rows[["arm", "seed"]].drop_duplicates()
-    places = once.assign(place=once.groupby("seed").cumcount()).groupby("arm", sort=False)
-    order = places.agg(place=("place", "max"), seeds=("seed", "size"))
-    return order.sort_values(["place", "seeds"], ascending=[True, False], kind="stable").index[0]
+    once = once.assign(place=once.groupby("seed").cumcount())
+    last, seeds = (once.groupby("arm")["place"].agg(how) for how in ("max", "size"))
+    return min(names, key=lambda name: (last[name], -seeds[name]))  # of equals the first
 
 
 def checkpoints(runs: pd.DataFrame) -> pd.DataFrame:
