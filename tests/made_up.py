@@ -158,3 +158,82 @@ def overlaps(seeds=6):
         for f in (0.25, 0.5)
     ]
     return pd.DataFrame(found)
+
+
+def arms_table(*lines):
+    """arms.csv by hand: (arm, family, label, fraction[, curriculum[, scope]]) in order."""
+    columns = ["arm", "family", "label", "fraction", "curriculum", "scope"]
+    usual = [None, None, None, None, "sequence", "weights"]
+    full = [[*line, *usual[len(line) :]] for line in lines]
+    table = pd.DataFrame(full, columns=columns)
+    return table.assign(order=range(len(full)), fraction=table["fraction"].astype(float))
+
+
+def shares(family, label, name, *fractions):
+    """Lines for `arms_table`: one ranking at some fractions."""
+    return [(f"{name} {f:.0%}".replace("%", " %"), family, label, f) for f in fractions]
+
+
+ALL = (0.25, 0.5, 0.75, 0.9)
+ARMS = arms_table(  # of the profiles compact and paper
+    ("fine-tune", "finetune", "fine-tune"),
+    ("all frozen", "all frozen", "all frozen", 1.0),
+    *shares("similarity", "MSE", "MSE", *ALL),
+    *shares("chance", "random", "random", *ALL),
+    *shares("similarity", "Pearson", "Pearson", 0.5),
+    *shares("similarity", "least similar", "bottom", 0.5),
+    ("joint 20-way", "joint", "joint 20-way", None, "joint20"),
+    ("task 2 only", "last", "task 2 only", None, "last"),
+    ("joint shared head", "joint", "joint shared head", None, "joint10"),
+)
+MANY = arms_table(  # as many as a grown study has
+    ("fine-tune", "finetune", "fine-tune"),
+    ("all frozen", "all frozen", "all frozen", 1.0),
+    ("all frozen whole filter", "all frozen", "all frozen, whole filter", 1.0),
+    *shares("similarity", "MSE", "MSE", *ALL),
+    *shares("chance", "random", "random", *ALL),
+    *shares("similarity", "Pearson", "Pearson", 0.5, 0.75),
+    *shares("similarity", "least similar", "bottom", 0.5, 0.75),
+    *[
+        line
+        for family, names in {
+            "similarity": ("SSIM", "cosine", "MSE, whole filter"),
+            "weights": ("norm", "batch-norm scale"),
+            "gradients": ("Taylor", "Fisher", "FullGrad", "conductance"),
+            "activations": ("mean activation", "selectivity"),
+            "hindsight": ("ablation", "loss change", "Fisher x change"),
+        }.items()
+        for name in names
+        for line in shares(family, name, name, 0.75)
+    ],
+    *[
+        (name, family, name)
+        for family, names in {
+            "penalties": ("EWC", "SI", "L2"),
+            "distillation": ("LwF",),
+            "rehearsal": ("replay",),
+            "packnet": ("PackNet",),
+            "layers": ("first 5 layers", "most changed layer"),
+            "merging": ("WiSE-FT",),
+            "soft": ("soft MSE",),
+        }.items()
+        for name in names
+    ],
+    ("joint 20-way", "joint", "joint 20-way", None, "joint20"),
+    ("task 2 only", "last", "task 2 only", None, "last"),
+)
+RANKINGS = pd.DataFrame(
+    [
+        ("mse", "similarity", "MSE"),
+        ("pearson", "similarity", "Pearson"),
+        ("ssim", "similarity", "SSIM"),
+        ("cosine", "similarity", "cosine"),
+        ("bottom", "similarity", "least similar"),
+        ("random", "chance", "random"),
+        ("mse_flat", "similarity", "null: flat map"),
+        ("mse_gaussian", "similarity", "null: centred blob"),
+        ("mse_permuted", "similarity", "null: shuffled pixels"),
+        ("mse_mean", "similarity", "mean map of all classes"),
+    ],
+    columns=["ranking", "family", "label"],
+)

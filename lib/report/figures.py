@@ -115,6 +115,8 @@ class Look(NamedTuple):
 
 def _shade(colour: str, step: int) -> str:
     """The colour itself at step 0; darker, lighter, darker still, ... after it."""
+    if not step:
+        return colour
     amount, towards = 1 - 0.65 ** ((step + 1) // 2), 1 if step % 2 == 0 else 0
     return to_hex([x + (towards - x) * amount for x in to_rgb(colour)])
 
@@ -397,11 +399,12 @@ def plane(
     """The stability-plasticity plane: acc1 against acc2. A curve over fractions for each label,
     fine-tuning's own trajectory, the straight line of weights, the bounds, and the paper's three
     points where they apply."""
-    figure, ax = _new(7.6, 5)
     looks = looks_of(arms)
-    order = _in_order(arms, runs["arm"])
-    lines = pd.DataFrame([_line_of(arms, arm) for arm in order])
-    on_curve = (lines["fraction"].astype(float) > 0) & (lines["fraction"].astype(float) < 1)
+    lines = pd.DataFrame([_line_of(arms, arm) for arm in _in_order(arms, runs["arm"])])
+    fractions = lines["fraction"].astype(float)
+    on_curve = (fractions > 0) & (fractions < 1)
+    entries = lines[on_curve]["label"].nunique() + sum(~on_curve) + len(CONTROLS) + 1
+    figure, ax = _new(7.6, max(5, 0.185 * entries + 0.6))  # the legend is a line for each
     for label, members in lines[on_curve].groupby("label", sort=False):
         look, points = looks[label], []
         shares = members.drop_duplicates("fraction").sort_values("fraction")["fraction"]
@@ -434,14 +437,13 @@ def plane(
                     xytext=(5, -9),
                     textcoords="offset points",
                     fontsize=7,
+                    bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
                 )
-    ax.set(
-        xlabel="acc2: test accuracy on task 2 (plasticity)",
-        ylabel="acc1: test accuracy on task 1 (stability)",
-        title=f"{caption(runs)}; means with 95 % intervals over seeds"
-        if runs["seed"].nunique() > 1
-        else f"{caption(runs)}: one seed, no intervals",
-    )
+    ax.set_xlabel("acc2: test accuracy on task 2 (plasticity)")
+    ax.set_ylabel("acc1: test accuracy on task 1 (stability)")
+    several = runs["seed"].nunique() > 1
+    words = "; means with 95 % intervals over seeds" if several else ": one seed, no intervals"
+    figure.suptitle(caption(runs) + words, fontsize=9)
     _percent(ax, "xy")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
@@ -454,6 +456,7 @@ def retained_bars(summary: pd.DataFrame, about: str) -> Figure:
     figure, axes = _new(8, 0.3 * len(part) + 1.2, ncols=2, sharey=True)
     places = range(len(part))
     axes[0].set_yticks(places, part["arm"])
+    axes[0].set_ylim(-0.7, len(part) - 0.3)
     for ax, column, label in zip(
         axes,
         ("retained", "gained"),
