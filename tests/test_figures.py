@@ -70,7 +70,7 @@ def test_many_labels_are_told_apart_in_colour_and_in_grey():
     assert len(looks) == MANY["label"].nunique() > 25
     for table in (MANY, ARMS):
         found = looks_of(table).values()
-        assert len({(look.marker, look.dash) for look in found}) == len(found)  # readable in grey
+        assert len({(look.marker, look.fill) for look in found}) == len(found)  # readable in grey
     family = dict(zip(MANY["label"], MANY["family"]))
     for name in set(family.values()):
         members = [looks[label].colour for label in looks if family[label] == name]

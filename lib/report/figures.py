@@ -59,8 +59,10 @@ FAMILIES = {  # family of arms -> colours and markers of its first labels; more 
     "soft": (("#808000",), ""),
 }
 NEW_FAMILY = (("#A06050", "#507090", "#707070"), "")  # a family not listed above
-SPARE_MARKERS = "<>hdH8p1234x"  # for labels beyond a family's own
-DASHES = ("-", "--", "-.", ":")
+# for labels beyond a family's own: shapes with an inside (a cross would vanish in its error bars)
+SPARE_MARKERS = ("<", ">", "d", "h", (4, 1, 0), (6, 1, 0), (3, 1, 0))
+FILLS = {"full": "-", "none": "--", "left": "-.", "top": ":"}  # how much of a shape, and the dash
+DASHES = tuple(FILLS.values())
 HOLLOW = {"joint", "last"}  # targets that start from no checkpoint
 CONTROLS = {  # no arms: they cost no training of their own
     "trajectory": ("fine-tuning's trajectory", ":", VERMILLION),
@@ -105,12 +107,24 @@ def use_style_once() -> None:
 
 
 class Look(NamedTuple):
-    """How a label is drawn."""
+    """How a label is drawn: fill is one of FILLS."""
 
     colour: str
-    marker: str
-    dash: str
-    hollow: bool
+    marker: str | tuple
+    fill: str = "full"
+
+    @property
+    def dash(self) -> str:
+        """Of its curve."""
+        return FILLS[self.fill]
+
+    @property
+    def shape(self) -> dict:
+        """Its marker, as matplotlib's lines take it."""
+        face = "white" if self.fill == "none" else self.colour
+        style = "full" if self.fill == "none" else self.fill
+        more = {"markerfacecolor": face, "markerfacecoloralt": "white", "fillstyle": style}
+        return {"marker": self.marker, "color": self.colour, **more}
 
 
 def _shade(colour: str, step: int) -> str:
@@ -124,21 +138,21 @@ def _shade(colour: str, step: int) -> str:
 def looks_of(arms: pd.DataFrame) -> dict[str, Look]:
     """label -> how it is drawn, for every label of the table of arms (arms.csv: arm, family, label,
     order, ...): the family's colours and markers in order of appearance, then shades of them with
-    spare markers, then with other dashes. No two of up to forty labels share marker and dash."""
+    spare markers, full, hollow and half. No two of thirty labels share marker and fill."""
     labels = arms.sort_values("order").drop_duplicates("label")
-    own = {m for family in labels["family"] for m in FAMILIES.get(family, NEW_FAMILY)[1]}
-    spare = [(m, dash) for dash in DASHES for m in SPARE_MARKERS if m not in own]
+    spare = [(marker, fill) for fill in FILLS for marker in SPARE_MARKERS]
     looks, members, given = {}, {}, 0
     for family, label in zip(labels["family"], labels["label"]):
         colours, markers = FAMILIES.get(family, NEW_FAMILY)
         place = members[family] = members.get(family, -1) + 1
         if place < len(markers):
-            marker, dash = markers[place], "-"
+            marker, fill = markers[place], "none" if family in HOLLOW else "full"
         else:
-            marker, dash = spare[given % len(spare)]
+            marker, fill = spare[given % len(spare)]
             given += 1
-        tint = _shade(colours[place % len(colours)], place // len(colours))
-        looks[label] = Look(tint, marker, dash, family in HOLLOW)
+        looks[label] = Look(
+            _shade(colours[place % len(colours)], place // len(colours)), marker, fill
+        )
     return looks
 
 
@@ -357,9 +371,8 @@ def over_epochs(runs: pd.DataFrame, accuracy: pd.DataFrame, arms: pd.DataFrame) 
             ax.plot(
                 mean.index,
                 mean,
-                marker=look.marker,
                 ms=4,
-                color=look.colour,
+                **look.shape,
                 label=arm,
                 ls="-" if pd.isna(fraction) or fraction in (0.5, 1) else "--",
             )
@@ -377,17 +390,7 @@ def _cross(ax, part: pd.DataFrame, look: Look, label: str | None, size: float = 
     seed)."""
     (x, x0, x1, n), (y, y0, y1, _) = (interval(by_seed(part, c)) for c in ("acc2", "acc1"))
     bars = {} if n < 2 else {"xerr": [[x - x0], [x1 - x]], "yerr": [[y - y0], [y1 - y]]}
-    ax.errorbar(
-        x,
-        y,
-        fmt=look.marker,
-        color=look.colour,
-        ms=size,
-        lw=0.8,
-        label=label,
-        mfc="white" if look.hollow else None,
-        **bars,
-    )
+    ax.errorbar(x, y, ls="", ms=size, elinewidth=0.8, label=label, **look.shape, **bars)
 
 
 def plane(

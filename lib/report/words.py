@@ -3,6 +3,7 @@ notebooks show of their tables. No torch.
 
 Every number comes from a table; nothing is typed in but the paper's own (`lib.report.paper`)."""
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -34,7 +35,7 @@ def classes_per_task(profile: Profile) -> int:
 
 def plain(number: float) -> str:
     """`.169`: three digits, no zero before the point."""
-    return f"{number:.3f}".replace("0.", ".", 1)
+    return re.sub(r"^(-?)0\.", r"\1.", f"{number:.3f}")
 
 
 def spread(values) -> str:
