@@ -220,9 +220,9 @@ def test_page_and_readme_stand_a_record_without_the_main_claim(tmp_path, made):
     left = made[made["claim"] != "C2-random"]
     folder = write(tmp_path / "compact", runs=study(), claims=left, timing=timing)
     assert "lack the claim C2-random" in page.page(folder, "K")
-    marked = "a\n<!-- results -->\nold<!-- /results -->\nb"
+    marked = "a\n<!-- results -->\nstale words<!-- /results -->\nb"
     text = page.in_readme(marked, tmp_path)
-    assert "lack the claim C2-random" in text and "old" not in text
+    assert "lack the claim C2-random" in text and "stale words" not in text
     assert text.startswith("a\n") and text.endswith("\nb")
 
 

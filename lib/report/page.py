@@ -165,8 +165,8 @@ def page(results: Path, heading: str) -> str:
 
 
 def in_readme(text: str, published: Path) -> str:
-    """README.md's text with what stands between its marks (those it has) made anew from the published
-    tables."""
+    """README.md's text with what stands between its marks (those it has) made anew from the
+    published tables."""
     for name, make in (("results", _results), ("costs", _costs), ("speed", _speed)):
         before, mark, rest = text.partition(f"<!-- {name} -->\n")
         if not mark:
