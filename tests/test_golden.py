@@ -1,4 +1,4 @@
-"""When the numbers of a product change, its version in `lib.keys.SCIENCE` must be raised by hand,
+"""When the numbers of a product change, its version in `lib.study.keys.SCIENCE` must be raised by hand,
 or old results would be mixed with new ones. Pinned here: float64 numbers of a tiny network, for
 each kind of product."""
 
@@ -73,7 +73,7 @@ def test_numbers_change_only_with_their_version(kind, numbers):
     )
     assert numbers[kind] == pytest.approx(number, rel=1e-9), (
         f"the numbers of {kind!r} changed ({numbers[kind]!r}): if meant, raise SCIENCE[{kind!r}] "
-        "in lib/keys.py"
+        "in lib/study/keys.py"
     )
 
 

@@ -247,7 +247,7 @@ def test_the_executed_notebooks_carry_no_error_and_the_sources_no_output():
 def test_a_notebook_finds_lib_from_wherever_it_is_started(folder):
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         code = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
-        script = "".join(code[0]["source"]) + "\nimport lib.keys; print(lib.keys.__file__)"
+        script = "".join(code[0]["source"]) + "\nimport lib.seeds; print(lib.seeds.__file__)"
         done = subprocess.run(
             [sys.executable, "-I", "-c", script], cwd=ROOT / folder, text=True, capture_output=True
         )

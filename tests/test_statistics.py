@@ -1,7 +1,5 @@
-"""Hand-computed cases, brute force and scipy beside every interval and test; a made-up study with
-known answers."""
+"""Hand-computed cases, brute force and scipy beside every interval and test."""
 
-import io
 import itertools
 import subprocess
 import sys
@@ -11,13 +9,18 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.statistics import (
-    COLUMNS,
+from lib.report.statistics import (
+    FINE_TUNE,
+    JOINT,
+    accuracy_matrix,
+    arm_curves,
     average,
-    claims,
+    backward_transfer,
+    checkpoints,
     curve_distance,
     curve_distances,
     doses,
+    forgetting,
     frozen_by,
     gained,
     holm,
@@ -28,7 +31,6 @@ from lib.statistics import (
     paired,
     pick,
     prediction_interval,
-    ranking_curves,
     ranks,
     retained,
     sign_flip,
@@ -39,172 +41,9 @@ from lib.statistics import (
     verdict_prediction,
     verdict_threshold,
 )
+from tests.made_up import JITTER, arm_rows, joint_accuracy, study
 
 NAN = float("nan")
-JITTER = np.array([-0.003, 0.002, -0.001, 0.001, -0.002, 0.003])  # sums to 0: six seeds
-
-
-# --- a made-up study ------------------------------------------------------------------------------
-
-
-def arm_rows(
-    arm,
-    acc1,
-    acc2,
-    method="freeze",
-    ranking=None,
-    fraction=None,
-    curriculum="sequence",
-    jitter=0,
-    seeds=6,
-    lineage=None,
-    before=(0.5, 0.1),
-):
-    """One arm: acc1 (+ jitter for each seed) and acc2, the same for all seeds."""
-    jitter = np.broadcast_to(jitter, seeds)
-    scratch = curriculum != "sequence"
-    return [
-        {
-            "profile": "made up",
-            "setting": "M",
-            "arm": arm,
-            "data": "none",
-            "seed": s,
-            "lineage": "scratch" if scratch else lineage or f"a{s}",
-            "method": method,
-            "ranking": ranking,
-            "fraction": fraction,
-            "realised": fraction or 0.0,
-            "curriculum": curriculum,
-            "acc1": acc1 + jitter[s - 1],
-            "acc2": acc2,
-            "acc1_before": None if scratch else before[0],
-            "acc2_before": None if scratch else before[1],
-        }
-        for s in range(1, seeds + 1)
-    ]
-
-
-def freeze_rows(name, ranking, fraction, acc1, acc2, **more):
-    return arm_rows(
-        f"{name} {fraction:.0%}", acc1, acc2, ranking=ranking, fraction=fraction, **more
-    )
-
-
-def study(seeds=6):
-    jitter = np.resize(JITTER, seeds)
-    wide = np.resize([-0.1, 0.1, -0.06, 0.06, -0.08, 0.08], seeds)
-    found = arm_rows("fine-tune", 0.15, 0.48, "finetune", seeds=seeds)
-    found += arm_rows("all frozen", 0.45, 0.15, ranking="random", fraction=1.0, seeds=seeds)
-    for ranking, values in (("mse", (0.2, 0.3, 0.4)), ("random", (0.18, 0.25, 0.30))):
-        for fraction, acc1, acc2 in zip((0.25, 0.5, 0.75), values, (0.45, 0.35, 0.25)):
-            found += freeze_rows(
-                ranking,
-                ranking,
-                fraction,
-                acc1,
-                acc2,
-                seeds=seeds,
-                jitter=jitter if (ranking, fraction) == ("mse", 0.5) else 0,
-            )
-    found += freeze_rows("Pearson", "pearson", 0.5, 0.3, 0.2, jitter=wide, seeds=seeds)
-    found += freeze_rows("bottom", "bottom", 0.5, 0.2995, 0.34, jitter=0, seeds=seeds)
-    found += arm_rows(
-        "joint 20-way", 0.31, 0.29, "finetune", curriculum="joint20", seeds=min(seeds, 3)
-    )
-    found += arm_rows("task 2 only", 0.1, 0.5, "finetune", curriculum="last", seeds=seeds)
-    return pd.DataFrame(found)
-
-
-def joint_accuracy(seeds=3):
-    """Over all outputs .3 at the end and .2 after epoch 10, masked .6; everything else is a
-    trap."""
-    values = {
-        "task1": {20: 0.31, 10: 0.22},
-        "task2": {20: 0.29, 10: 0.18},
-        "task1 masked": {20: 0.65, 10: 0.9},
-        "task2 masked": {20: 0.55, 10: 0.9},
-    }
-    found = [
-        {
-            "run": f"joint 20-way/{s}/scratch",
-            "arm": "joint 20-way",
-            "seed": s,
-            "lineage": "scratch",
-            "round": 0,
-            "epoch": e,
-            "task": task,
-            "accuracy": at.get(e, 0.99),
-        }
-        for s in range(1, seeds + 1)
-        for e in range(1, 21)
-        for task, at in values.items()
-    ]
-    found.append(
-        {
-            "run": "fine-tune/1/a1",
-            "arm": "fine-tune",
-            "seed": 1,
-            "lineage": "a1",
-            "round": 2,
-            "epoch": 30,
-            "task": "task1",
-            "accuracy": 0.0,
-        }
-    )
-    return pd.DataFrame(found)
-
-
-def controls(seeds=6):
-    """Trajectory: acc1 = .5 - acc2 / 2, above MSE's curve nowhere; interpolation: MSE's curve plus
-    .1."""
-    line = {"trajectory": lambda x: 0.5 - x / 2, "interpolation": lambda x: 0.75 - x}
-    return pd.DataFrame(
-        [
-            {
-                "arm": "fine-tune",
-                "seed": s,
-                "lineage": f"a{s}",
-                "control": control,
-                "place": i,
-                "task1": f(x),
-                "task2": x,
-            }
-            for s in range(1, seeds + 1)
-            for control, f in line.items()
-            for i, x in enumerate((0.1, 0.5, 0.3, 0.2))
-        ]
-    )
-
-
-def overlaps(seeds=6):
-    iou = {
-        "mse_mean": 0.95,
-        "mse_flat": 0.5,
-        "mse_gaussian": 0.8,
-        "mse_permuted": 0.6,
-        "random": 0.3,
-    }
-    found = [
-        {
-            "seed": s,
-            "lineage": f"a{s}",
-            "fraction": f,
-            "ranking": "mse",
-            "other": other,
-            "iou": (x if f == 0.5 else 0.0) + 0.001 * s,
-        }
-        for s in range(1, seeds + 1)
-        for other, x in iou.items()
-        for f in (0.25, 0.5)
-    ]
-    return pd.DataFrame(found)
-
-
-def made_up(seeds=6, **more):
-    return claims(
-        study(seeds), joint_accuracy(min(seeds, 3)), controls(seeds), overlaps(seeds), **more
-    )
 
 
 # --- intervals and tests --------------------------------------------------------------------------
@@ -382,23 +221,17 @@ def test_curve_distances_pair_checkpoints_and_average_within_a_seed():
     assert curve_distances(a, {}).empty
 
 
-def test_ranking_curves_leave_the_common_ends_out_and_average_draws():
-    runs = pd.concat(
-        [
-            study(1),
-            pd.DataFrame(
-                arm_rows("random 50 % again", 0.35, 0.45, ranking="random", fraction=0.5, seeds=1)
-            ),
-        ]
-    )
-    assert ranking_curves(runs, "random") == {
-        (1, "a1"): pytest.approx(np.array([[0.45, 0.18], [0.4, 0.3], [0.25, 0.3]]))
+def test_curves_leave_the_common_ends_out_and_other_draws_too():
+    again = arm_rows("random 50 % again", 0.35, 0.45, ranking="random", fraction=0.5, seeds=1)
+    runs = pd.concat([study(1), pd.DataFrame(again)])
+    assert arm_curves(runs, frozen_by("random")) == {
+        (1, "a1"): pytest.approx(np.array([[0.45, 0.18], [0.35, 0.25], [0.25, 0.3]]))
     }
-    assert ranking_curves(runs, "ssim") == {}
+    assert arm_curves(runs, frozen_by("ssim")) == {}
 
 
 def test_doses_slopes_and_page_by_hand():
-    table = doses(study(), "mse", "acc1")
+    table = doses(study(), frozen_by("mse"), "acc1")
     assert table.shape == (6, 3) and list(table.columns) == [0.25, 0.5, 0.75]
     assert table[0.5].to_numpy() == pytest.approx(0.3 + JITTER)
     assert slopes(table).to_numpy() == pytest.approx(
@@ -410,15 +243,13 @@ def test_doses_slopes_and_page_by_hand():
         6.0**-6
     )  # one of six orders, six times
     assert page_l(table, falling=True)[1] == pytest.approx(1)
-    assert page_l(doses(study(), "mse", "acc2"), falling=True) == pytest.approx((84, 6.0**-6))
+    assert page_l(doses(study(), frozen_by("mse"), "acc2"), falling=True) == pytest.approx(
+        (84, 6.0**-6)
+    )
     assert np.isnan(page_l(table[:1])).all()
     without = study()
-    assert (
-        len(
-            doses(without[~((without["arm"] == "mse 75%") & (without["seed"] == 2))], "mse", "acc1")
-        )
-        == 5
-    )
+    without = without[~((without["arm"] == "mse 75%") & (without["seed"] == 2))]
+    assert len(doses(without, frozen_by("mse"), "acc1")) == 5
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -473,17 +304,47 @@ def test_pick_means_the_usual_rule_and_scope():
     )
 
 
-def test_draws_of_random_are_averaged():
+def test_pick_takes_one_arm_of_those_alike_in_every_column_the_first_listed():
+    base = arm_rows("random 50 %", 0.2, 0, ranking="random", fraction=0.5, seeds=3)
+    draw = arm_rows("random 50 %, draw 2", 0.4, 0, ranking="random", fraction=0.5, seeds=3)
+    early = [{**draw[0], "seed": 0}]  # a seed, before all others, that only the later arm has
+    names = lambda rows: set(pick(rows, frozen_by("random", 0.5))["arm"])  # noqa: E731
+    for rows in ([*base, *draw], [*early, *base, *draw], [*early, *base]):
+        assert names(pd.DataFrame(rows)) == {"random 50 %"}
+    told = pd.DataFrame([*draw, *base]).assign(options=["draw: 2"] * 3 + [""] * 3)
+    assert names(told) == {"random 50 %"} and names(told.replace("", None)) == {"random 50 %"}
+    asked = pick(told, {**frozen_by("random", 0.5), "options": "draw: 2"})
+    assert set(asked["arm"]) == {"random 50 %, draw 2"}
+    # each fraction has an arm of its own
+    more = arm_rows("random 25 %", 0.1, 0, ranking="random", fraction=0.25, seeds=3)
+    assert set(pick(pd.DataFrame([*more, *base, *draw]), frozen_by("random"))["arm"]) == {
+        "random 25 %",
+        "random 50 %",
+    }
+
+
+def test_pick_can_ask_for_another_scope():
+    odd = arm_rows("all frozen whole filter", 0.9, 0.9, ranking="random", fraction=1.0)
+    plain = arm_rows("all frozen", 0.3, 0.3, ranking="random", fraction=1.0)
+    rows = pd.DataFrame(odd + plain).assign(scope=["filter"] * 6 + ["weights"] * 6)
+    assert set(pick(rows, frozen_by("random", 1))["arm"]) == {"all frozen"}
+    found = pick(rows, {**frozen_by("random", 1), "scope": "filter"})
+    assert set(found["arm"]) == {"all frozen whole filter"}
+
+
+def test_checkpoints_are_those_fine_tuning_started_from():
     runs = pd.DataFrame(
         [
-            *arm_rows("MSE", 0.5, 0, ranking="mse", fraction=0.5),
-            *arm_rows("random draw 1", 0.2, 0, ranking="random", fraction=0.5),
-            *arm_rows("random draw 2", 0.4, 0, ranking="random", fraction=0.5),
+            *arm_rows("fine-tune", 0.2, 0.4, "finetune", seeds=2),
+            *arm_rows("fine-tune", 0.2, 0.4, "finetune", seeds=1, lineage="b", before=(0.7, 0.2)),
+            *arm_rows("MSE", 0.3, 0.3, ranking="mse", fraction=0.5, seeds=3, before=(0.9, 0.9)),
+            *arm_rows("joint", 0.2, 0, "finetune", curriculum="joint20", seeds=3),
         ]
     )
-    assert paired(
-        runs, frozen_by("mse", 0.5), frozen_by("random", 0.5)
-    ).to_numpy() == pytest.approx([0.2] * 6)
+    found = checkpoints(runs)
+    assert found["acc1_before"].tolist() == [0.5, 0.5, 0.7] and len(found) == 3
+    assert checkpoints(runs[runs["arm"] == "joint"]).empty
+    assert checkpoints(runs.drop(columns="acc1_before")).empty
 
 
 def test_retained_and_gained_by_hand():
@@ -527,18 +388,88 @@ def test_equal_steps_of_three_tasks_are_a_third_of_the_epochs():
 def test_ranks_by_hand():
     # averages: MSE .325 (+ jitter / 2), bottom .31975, fine-tune .315, random .3, Pearson .25 +-
     # .05
-    assert ranks(study()).to_dict() == {1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1}
+    others = [*(frozen_by(r, 0.5) for r in ("random", "pearson", "bottom", "ssim")), FINE_TUNE]
+    rank = lambda rows: ranks(rows, frozen_by("mse", 0.5), others).to_dict()  # noqa: E731
+    assert rank(study()) == {1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1}
     runs = study()
     runs.loc[(runs["arm"] == "fine-tune") & (runs["seed"] == 2), "acc2"] = 0.9  # above
     # equal on paper (.325), not in their last bits
     runs.loc[(runs["arm"] == "mse 50%") & (runs["seed"] == 3), ["acc1", "acc2"]] = 0.3, 0.35
     runs.loc[(runs["arm"] == "bottom 50%") & (runs["seed"] == 3), ["acc1", "acc2"]] = 0.15, 0.5
-    runs.loc[(runs["arm"] == "mse 25%") & (runs["seed"] == 4), "acc2"] = (
-        0.9  # another fraction: no matter
-    )
+    # another fraction, another curriculum, an arm not named: no matter
+    runs.loc[(runs["arm"] == "mse 25%") & (runs["seed"] == 4), "acc2"] = 0.9
+    runs.loc[(runs["arm"] == "task 2 only") & (runs["seed"] == 4), "acc2"] = 2
+    better = arm_rows("cosine 50%", 0.9, 0.9, ranking="cosine", fraction=0.5, seeds=1)
+    runs = pd.concat([runs, pd.DataFrame(better)])
     runs = runs[~((runs["arm"] == "random 50%") & (runs["seed"] == 5))]  # incomplete: left out
-    assert ranks(runs).to_dict() == {1: 1, 2: 2, 3: 1.5, 4: 1, 6: 1}
-    assert ranks(study()[study()["arm"] == "mse 50%"]).empty
+    assert rank(runs) == {1: 1, 2: 2, 3: 1.5, 4: 1, 6: 1}
+    assert rank(study()[study()["arm"] == "mse 50%"]) == {}
+    assert rank(study()[study()["arm"] != "mse 50%"]) == {}
+
+
+# --- the accuracy matrix --------------------------------------------------------------------------
+
+
+def three_tasks():
+    """Two seeds, three tasks. Seed 1's R: [.8 .1 .1], [.9 .7 .2], [.4 .5 .6]; seed 2's is seed 1's
+    less .1 in the last round."""
+    runs = pd.DataFrame(
+        [
+            {
+                **arm_rows("fine-tune", 0.4 - d, 0.5 - d, "finetune", seeds=seed)[-1],
+                "acc3": 0.6 - d,
+                "acc1_before": 0.8,
+                "acc2_before": 0.1,
+                "acc3_before": 0.1,
+                "acc1_train": 0.99,
+            }
+            for seed, d in ((1, 0), (2, 0.1))
+        ]
+    )
+    after = {2: {1: (0.3, 0.3, 0.3), 2: (0.9, 0.7, 0.2)}, 3: {1: (0, 0, 0), 2: (0.99, 0.99, 0.99)}}
+    accuracy = pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "seed": seed,
+                "lineage": f"a{seed}",
+                "round": number,
+                "epoch": epoch,
+                "task": f"task{j}",
+                "accuracy": value if arm == "fine-tune" else 0.0,
+            }
+            for arm in ("fine-tune", "other")
+            for seed in (1, 2)
+            for number, epochs in after.items()
+            for epoch, values in epochs.items()
+            for j, value in enumerate(values, 1)
+        ]
+    )
+    return runs, accuracy
+
+
+def test_accuracy_matrix_forgetting_and_transfer_by_hand():
+    matrix = accuracy_matrix(*three_tasks(), FINE_TUNE)
+    assert list(matrix.columns) == ["task1", "task2", "task3"]
+    first = [[0.8, 0.1, 0.1], [0.9, 0.7, 0.2], [0.4, 0.5, 0.6]]
+    assert matrix.loc[1].to_numpy() == pytest.approx(np.array(first))
+    assert matrix.loc[2].to_numpy()[:2] == pytest.approx(np.array(first[:2]))
+    assert matrix.loc[(2, 3)].tolist() == pytest.approx([0.3, 0.4, 0.5])
+    # best before the end: .9 and .7; when learned: .8 and .7
+    assert forgetting(matrix).to_dict() == pytest.approx({1: (0.5 + 0.2) / 2, 2: (0.6 + 0.3) / 2})
+    expected = {1: (-0.4 - 0.2) / 2, 2: (-0.5 - 0.3) / 2}
+    assert backward_transfer(matrix).to_dict() == pytest.approx(expected)
+
+
+def test_accuracy_matrix_of_two_tasks_needs_the_rows_alone():
+    matrix = accuracy_matrix(study(), pd.DataFrame(), "mse 50%")
+    assert matrix.loc[(1, 1)].tolist() == [0.5, 0.1]
+    assert matrix.loc[(1, 2)].tolist() == pytest.approx([0.3 + JITTER[0], 0.35])
+    assert forgetting(matrix).to_numpy() == pytest.approx(0.2 - JITTER)
+    assert backward_transfer(matrix).to_numpy() == pytest.approx(JITTER - 0.2)
+    for arm in (JOINT, "nothing"):
+        matrix = accuracy_matrix(study(), joint_accuracy(), arm)
+        assert matrix.empty and forgetting(matrix).empty
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -616,236 +547,7 @@ def test_verdict_of_a_prediction(low, high, n, expected):
     assert verdict_prediction(low, high, n, 0.45) == expected
 
 
-# --- claims and summary ---------------------------------------------------------------------------
-
-EXPECTED = {  # claim: estimate, n, verdict
-    "C0": (0.35, 6, "supported"),
-    "C1-acc1": (0.4, 6, "supported"),
-    "C1-acc2": (-0.4, 6, "supported"),
-    "C1-acc1-random": (0.24, 6, "supported"),
-    "C1-acc2-random": (-0.4, 6, "supported"),
-    "C2-random": (0.05, 6, "supported"),
-    "C2-bottom": (0.0005, 6, "contradicted (equivalent)"),
-    "C2-Pearson": (0, 6, "inconclusive"),
-    # gaps .10, .05 and .02 at acc2 .25, .35 and .45
-    "C2b-random": (0.055, 6, "supported"),
-    # MSE's curve is .65 - acc2; the trajectory .5 - acc2 / 2; over .25 to .45 the gap is .15 - .35
-    # / 2
-    "C2b-trajectory": (-0.025, 6, "contradicted"),
-    "C2b-interpolation": (-0.1, 6, "contradicted"),
-    "C2c-gain": (1.25, 6, "contradicted"),
-    "C2c-average": (1, 6, "supported"),
-    "C3a": (0.325 + JITTER[:3].mean() / 2 - 0.3, 3, "supported"),
-    "C3b": (0.325 + JITTER[:3].mean() / 2 - 0.6, 3, "contradicted"),
-    "C3c": (0.325 + JITTER[:3].mean() / 2 - 0.2, 3, "supported"),
-    "C4-acc1-before": (0.5, 6, "inconclusive"),
-    "C4-acc2-before": (0.1, 6, "inconclusive"),
-    "C4-acc1-25": (0.2, 6, "inconclusive"),
-    "C4-acc2-25": (0.45, 6, "inconclusive"),
-    "C4-acc1-75": (0.4, 6, "inconclusive"),
-    "C4-acc2-75": (0.25, 6, "inconclusive"),
-    "C5b": (0.9535, 6, "contradicted"),
-    "C5c": (0.8035, 6, "supported"),
-    "C5c-flat": (0.5035, 6, "supported"),
-    "C5c-gaussian": (0.8035, 6, "supported"),
-    "C5c-permuted": (0.6035, 6, "supported"),
-}
-
-
-def test_claims_of_the_made_up_study():
-    table = made_up()
-    assert (
-        list(table.columns) == COLUMNS
-        and table["claim"].is_unique
-        and (table["setting"] == "M").all()
-    )
-    found = {r.claim: (r.estimate, r.n, r.verdict) for r in table.itertuples()}
-    assert list(found) == list(EXPECTED)
-    for claim, (estimate, n, verdict) in EXPECTED.items():
-        # ratios of jittered numbers average a little above the ratio of averages
-        assert found[claim][0] == pytest.approx(
-            estimate, abs=1e-3 if claim == "C2c-gain" else 1e-9
-        ), claim
-        assert found[claim][1:] == (n, verdict), claim
-    assert table["text"].is_unique and table["text"].str.len().between(20, 120).all()
-
-
-def test_primary_claims_are_adjusted_by_holm_and_others_are_not():
-    table = made_up().set_index("claim")
-    random, bottom = 0.05 + JITTER, 0.0005 + JITTER
-    pearson = JITTER - [-0.1, 0.1, -0.06, 0.06, -0.08, 0.08]
-    # the middle knot of three weighs one half
-    curve = 0.055 + JITTER / 2
-    samples = {"C2-random": random, "C2-bottom": bottom, "C2-Pearson": pearson, "C2b-random": curve}
-    p = {k: stats.ttest_1samp(x, 0).pvalue for k, x in samples.items()}
-    assert (
-        sorted(p, key=p.get) == ["C2b-random", "C2-random", "C2-bottom", "C2-Pearson"]
-        and p["C2-bottom"] > 0.05
-    )
-    levels = {
-        "C2b-random": 1 - 0.05 / 4,
-        "C2-random": 1 - 0.05 / 3,
-        "C2-bottom": 1 - 0.05 / 2,
-        "C2-Pearson": 1 - 0.05 / 2,
-    }
-    for claim, x in samples.items():
-        row, wide = table.loc[claim], stats.ttest_1samp(x, 0).confidence_interval(levels[claim])
-        assert row["level"] == pytest.approx(levels[claim])
-        assert (row["low"], row["high"]) == pytest.approx((wide.low, wide.high), abs=1e-12)
-        assert row["high95"] == pytest.approx(
-            stats.ttest_1samp(x, 0).confidence_interval(0.95).high, abs=1e-12
-        )
-    # all six of one sign: 2 / 64 each, times 4, then never less
-    assert table.loc[["C2-random", "C2b-random"], "p"].tolist() == pytest.approx([0.125, 0.125])
-    assert table.loc["C2b-trajectory", "p"] == pytest.approx(2 / 64)
-    others = table.drop(index=list(samples))
-    assert (others["level"] == 0.95).all()
-    assert others["high"].equals(others["high95"])
-    assert table.loc["C1-acc1", "p"] == pytest.approx(6.0**-6) and np.isnan(
-        table.loc["C4-acc1-25", "p"]
-    )
-
-
-def test_contradicted_needs_the_plain_upper_bound_below_one_point():
-    # 95 % upper bound below .01, Holm's (.9875) above it
-    spread = np.array([-0.0075, 0.0075, -0.0075, 0.0075, -0.0065, 0.0065])
-    assert interval(spread)[2] < 0.01 < interval(spread, 0.9875)[2]
-    runs = pd.DataFrame(
-        [
-            *freeze_rows("mse", "mse", 0.5, 0.3, 0.3, jitter=spread),
-            *freeze_rows("random", "random", 0.5, 0.3, 0.3),
-        ]
-    )
-    row = claims(runs, pd.DataFrame(), pd.DataFrame()).set_index("claim").loc["C2-random"]
-    assert row["high"] > 0.01 > row["high95"] and row["verdict"] == "contradicted (equivalent)"
-
-
-def test_prediction_claims_with_enough_seeds():
-    table = made_up(12).set_index("claim")
-    c4 = table[table.index.str.startswith("C4")]
-    assert (
-        len(c4) == 6 and (c4["verdict"] == "contradicted").all()
-    )  # no spread at all: the paper's are others
-    runs = study(12)
-    runs.loc[runs["arm"] == "mse 25%", "acc1"] += np.resize([-0.02, 0.02], 12)
-    runs.loc[runs["arm"] == "mse 75%", "acc1"] += np.resize([-0.05, 0.05], 12)
-    table = claims(runs, pd.DataFrame(), pd.DataFrame()).set_index("claim")
-    assert table.loc["C4-acc1-25", "verdict"] == "supported"  # .207 inside .2 +- .048
-    assert table.loc["C4-acc1-75", "verdict"] == "inconclusive"  # half-width .12
-    x = runs[runs["arm"] == "mse 25%"]["acc1"]
-    assert table.loc["C4-acc1-25", ["low", "high"]].tolist() == pytest.approx(
-        list(prediction_interval(x)[1:3])
-    )
-
-
-def test_prediction_claims_only_where_tasks_have_the_papers_ten_classes():
-    assert not made_up(classes_per_task=5)["claim"].str.startswith("C4").any()
-    assert len(made_up(classes_per_task=5)) == len(made_up()) - 6
-
-
-@pytest.mark.parametrize(
-    "gone, claims_gone",
-    [
-        ("fine-tune", {"C0"}),
-        ("random 50%", {"C1-acc1-random", "C1-acc2-random", "C2-random"}),
-        ("mse 75%", {"C1-acc1", "C1-acc2", "C4-acc1-75", "C4-acc2-75"}),
-        ("Pearson 50%", {"C2-Pearson"}),
-        ("bottom 50%", {"C2-bottom"}),
-        ("joint 20-way", {"C3a", "C3b", "C3c"}),
-        (
-            "mse 50%",
-            {
-                "C1-acc1",
-                "C1-acc2",
-                "C2-random",
-                "C2-bottom",
-                "C2-Pearson",
-                "C2c-gain",
-                "C2c-average",
-                "C3a",
-                "C3b",
-                "C3c",
-            },
-        ),
-        ("all frozen", set()),
-        ("task 2 only", set()),
-    ],
-)
-def test_claims_without_their_arms_are_left_out(gone, claims_gone):
-    runs = study()
-    table = claims(runs[runs["arm"] != gone], joint_accuracy(), controls(), overlaps())
-    assert set(EXPECTED) - set(table["claim"]) == claims_gone
-
-
-def test_claims_without_controls_overlap_or_anything():
-    nothing = pd.DataFrame()
-    found = set(claims(study(), nothing, nothing)["claim"])
-    assert set(EXPECTED) - found == {
-        "C2b-trajectory",
-        "C2b-interpolation",
-        "C3a",
-        "C3b",
-        "C3c",
-        "C5b",
-        "C5c",
-        "C5c-flat",
-        "C5c-gaussian",
-        "C5c-permuted",
-    }
-    scratch = pd.DataFrame(arm_rows("task 2 only", 0.1, 0.5, "finetune", curriculum="last"))
-    table = claims(scratch.drop(columns=["acc1_before", "acc2_before"]), nothing, nothing)
-    assert table.empty and list(table.columns) == COLUMNS
-    some = overlaps()[
-        overlaps()["other"] != "mse_flat"
-    ]  # the worst of an incomplete set would flatter
-    left = set(claims(study(), nothing, nothing, some)["claim"])
-    assert "C5c" not in left and "C5c-flat" not in left and {"C5b", "C5c-gaussian"} <= left
-
-
-def test_a_seed_that_lost_nothing_has_no_ratio_of_gain_to_loss():
-    runs = study()
-    runs.loc[(runs["arm"] == "mse 50%") & runs["seed"].isin([1, 2]), "acc1"] = [
-        0.5,
-        0.6,
-    ]  # lost nothing, lost less
-    row = claims(runs, pd.DataFrame(), pd.DataFrame()).set_index("claim").loc["C2c-gain"]
-    assert row["n"] == 4 and row["estimate"] == pytest.approx(np.mean(0.25 / (0.2 - JITTER[2:])))
-
-
-def test_one_seed_decides_nothing():
-    table = made_up(1)
-    assert list(table["claim"]) == list(EXPECTED)
-    assert (table["n"] == 1).all() and (table["verdict"] == "undecided (n = 1)").all()
-    assert (
-        table[["low", "high", "high95"]].isna().all(axis=None) and table["estimate"].notna().all()
-    )
-
-
-def test_curves_without_common_range_are_a_row_without_seeds():
-    runs = study()
-    runs.loc[runs["ranking"] == "random", "acc2"] -= 0.9
-    row = claims(runs, pd.DataFrame(), pd.DataFrame()).set_index("claim").loc["C2b-random"]
-    assert row["n"] == 0 and row["verdict"] == "undecided (n = 0)" and np.isnan(row["estimate"])
-
-
-def test_claims_survive_csv_and_refuse_two_settings():
-    tables = [
-        pd.read_csv(io.StringIO(t.to_csv(index=False)))
-        for t in (study(), joint_accuracy(), controls(), overlaps())
-    ]
-    pd.testing.assert_frame_equal(claims(*tables), made_up())
-    both = pd.concat([study(), study().assign(setting="N")])
-    with pytest.raises(ValueError, match="settings M, N at once"):
-        claims(both, joint_accuracy(), controls())
-
-
-def test_a_third_task_does_not_disturb():
-    runs = study().assign(acc3=0.2, acc3_before=0.1)
-    table = claims(runs, joint_accuracy(), controls()).set_index("claim")
-    assert table.loc["C2-random", "estimate"] == pytest.approx(0.05)
-    assert table.loc["C3a", "estimate"] == pytest.approx(
-        (0.3 + JITTER[:3].mean() + 0.35 + 0.2) / 3 - 0.3
-    )
+# --- every arm ------------------------------------------------------------------------------------
 
 
 def test_summary_by_hand():
@@ -886,6 +588,7 @@ def test_summary_by_hand():
     assert fewer == pytest.approx((0.15 - 0.2) / (0.5 - 0.2))
 
 
-def test_no_torch_here():
-    code = "import sys, lib.statistics; sys.exit('torch' in sys.modules)"
+def test_no_torch_in_the_report():
+    code = "import sys; from lib.report import claims, figures, page, session, words; "
+    code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,6 +1,5 @@
-"""Rows -> intervals, tests and verdicts. No torch.
+"""Rows -> numbers: pairs, intervals, tests, curves, and the rules of a verdict. No torch.
 
-    found = claims(rows("compact"), rows("compact", "accuracy"), rows("compact", "trajectory"))
     differences = paired(runs, frozen_by("mse", 0.5), frozen_by("random", 0.5))  # one for each seed
     mean, low, high, n = interval(differences)
 
@@ -8,7 +7,7 @@ Accuracies, margins and estimates are fractions of 1, never points. A seed is th
 interval and test; two arms of a seed are compared on the same task-1 checkpoint (`lineage`) only.
 Sections are PROTOCOL.md's."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,45 +16,16 @@ from statsmodels.stats.multitest import multipletests
 
 ALPHA = 0.05  # of every test; intervals are at 1 - ALPHA unless Holm asks for more
 MARGIN = 0.01  # one point: what a difference must reach to matter (section 5)
-FORGETTING = 0.05  # C0: five points
-OVERLAP = 0.9  # C5b and C5c: at most this share of filters in common
-NEARLY_TWICE = 1.5  # C2c: a ratio that rounds to two
-FIRST = 1.5  # C2c: a mean rank that rounds to one
 WIDEST, FEWEST = 0.05, 10  # C4: half-width of a prediction interval and seeds that allow a verdict
-PAPER = {
-    ("before", "acc1"): 0.4566,
-    ("before", "acc2"): 0.1322,
-    (0.25, "acc1"): 0.207,
-    (0.25, "acc2"): 0.392,
-    (0.75, "acc1"): 0.384,
-    (0.75, "acc2"): 0.257,
-}  # the paper's six numbers, of tasks with ten classes
-PAPER_CLASSES = 10
-NULL_MAPS = ("mse_flat", "mse_gaussian", "mse_permuted")
 DOSES = (0.25, 0.5, 0.75)  # C1's fractions
-EXACT, DRAWS = (
-    20,
-    100_000,
-)  # sign flips: all of them up to this many seeds, else so many random ones
+EXACT, DRAWS = 20, 100_000  # sign flips: all of them up to so many seeds, else so many random ones
 
 SCRATCH = "scratch"  # the lineage of arms that start from no checkpoint
 Arm = str | Mapping  # an arm's display name, or the columns of `runs` that single it out
 FINE_TUNE = {"method": "finetune", "curriculum": "sequence"}
-JOINT = {"curriculum": "joint20"}
-USUAL = {"rule": "turns", "scope": "weights"}  # what an arm's line means by leaving these out
-COLUMNS = [
-    "claim",
-    "text",
-    "setting",
-    "estimate",
-    "low",
-    "high",
-    "n",
-    "p",
-    "verdict",
-    "level",
-    "high95",
-]
+JOINT = {"method": "finetune", "curriculum": "joint20"}
+# what an arm's line means by leaving these out; options: all else it says off its defaults
+USUAL = {"rule": "turns", "scope": "weights", "options": ""}
 
 
 def frozen_by(ranking: str, fraction: float | None = None) -> dict:
@@ -73,9 +43,11 @@ def frozen_by(ranking: str, fraction: float | None = None) -> dict:
 
 
 def pick(runs: pd.DataFrame, arm: Arm) -> pd.DataFrame:
-    """The rows of one arm. Several draws of "random" belong together. Of any other arms alike in
-    all columns asked for (one that differs in its budget rule or freeze scope, in a table without
-    these columns) the first is meant."""
+    """The rows of one arm.
+
+    Columns it does not ask for have their usual value (`USUAL`). Of arms alike in all of that
+    (another draw of a random ranking, in a table that does not tell draws apart) the one the
+    profile lists first is meant: an arm added later never joins another."""
     if isinstance(arm, str):
         return runs[runs["arm"] == arm]
     keep = pd.Series(True, runs.index)
@@ -85,24 +57,46 @@ def pick(runs: pd.DataFrame, arm: Arm) -> pd.DataFrame:
             if column == "fraction"
             else runs[column] == value
         )
-    for column in USUAL.keys() & set(runs.columns):
+    for column in (USUAL.keys() - arm.keys()) & set(runs.columns):
         keep &= runs[column].isna() | (runs[column] == USUAL[column])
     found = runs[keep]
-    if arm.get("ranking") != "random":
-        found = found[
-            found["arm"] == found.groupby("fraction", dropna=False)["arm"].transform("first")
-        ]
-    return found
+    parts = [part for _, part in found.groupby("fraction", dropna=False)]
+    return pd.concat([p[p["arm"] == _first_listed(p)] for p in parts]) if parts else found
 
 
-def _by_checkpoint(rows: pd.DataFrame, column: str) -> pd.Series:
+def _first_listed(rows: pd.DataFrame) -> str:
+    """Of the arms in these rows, the one listed first. Rows of one seed stand in the profile's
+    order, whatever other seeds each arm has; of arms that share no seed, the one with most."""
+    names = rows["arm"].unique()
+    if len(names) == 1:
+        return names[0]
+    once = rows[["arm", "seed"]].drop_duplicates()
+    once = once.assign(place=once.groupby("seed").cumcount())
+    last, seeds = (once.groupby("arm")["place"].agg(how) for how in ("max", "size"))
+    return min(names, key=lambda name: (last[name], -seeds[name]))  # of equals the first
+
+
+def checkpoints(runs: pd.DataFrame) -> pd.DataFrame:
+    """The checkpoints fine-tuning started from: its rows with acc1_before, one for each (seed,
+    lineage). Empty without them."""
+    rows = pick(runs, FINE_TUNE).reindex(columns=runs.columns.union(["acc1_before"], sort=False))
+    return rows.dropna(subset=["acc1_before"]).drop_duplicates(["seed", "lineage"])
+
+
+def rows_of(runs: pd.DataFrame, arm: Arm, table: pd.DataFrame) -> pd.DataFrame:
+    """An arm's rows in another table that tells arms by their display name (accuracy, trajectory).
+    Empty where that table is."""
+    return table[table["arm"].isin(set(pick(runs, arm)["arm"]))] if len(table) else table
+
+
+def by_checkpoint(rows: pd.DataFrame, column: str) -> pd.Series:
     """One number for each (seed, lineage): the mean over draws."""
     return rows.groupby(["seed", rows["lineage"].astype(str)])[column].mean()
 
 
-def _by_seed(rows: pd.DataFrame, column: str) -> pd.Series:
+def by_seed(rows: pd.DataFrame, column: str) -> pd.Series:
     """One number for each seed: the mean over its lineages."""
-    return _by_checkpoint(rows, column).groupby("seed").mean().dropna()
+    return by_checkpoint(rows, column).groupby("seed").mean().dropna()
 
 
 def paired(runs: pd.DataFrame, arm_a: Arm, arm_b: Arm, column: str = "acc1") -> pd.Series:
@@ -111,7 +105,7 @@ def paired(runs: pd.DataFrame, arm_a: Arm, arm_b: Arm, column: str = "acc1") -> 
     Rows are paired on (seed, lineage) and averaged within a seed; where just one of the arms starts
     from no checkpoint, on the seed alone. arm_a, arm_b: display names or `frozen_by(...)`. Empty if
     nothing pairs."""
-    a, b = (_by_checkpoint(pick(runs, arm), column) for arm in (arm_a, arm_b))
+    a, b = (by_checkpoint(pick(runs, arm), column) for arm in (arm_a, arm_b))
     scratch_a, scratch_b = (SCRATCH in x.index.get_level_values("lineage") for x in (a, b))
     if scratch_a != scratch_b:
         a, b = a.groupby("seed").mean(), b.groupby("seed").mean()
@@ -245,7 +239,7 @@ def curve_distance(curve_a, curve_b) -> float:
     return float(np.trapezoid(gap, x) / (high - low)) if high > low else float(gap[0])
 
 
-def _curves(rows: pd.DataFrame, acc2: str, acc1: str) -> dict[tuple, np.ndarray]:
+def curves(rows: pd.DataFrame, acc2: str, acc1: str) -> dict[tuple, np.ndarray]:
     """(seed, lineage) -> its points (acc2, acc1)."""
     if rows.empty:
         return {}
@@ -255,13 +249,13 @@ def _curves(rows: pd.DataFrame, acc2: str, acc1: str) -> dict[tuple, np.ndarray]
     }
 
 
-def ranking_curves(runs: pd.DataFrame, ranking: str) -> dict[tuple, np.ndarray]:
-    """(seed, lineage) -> points (acc2, acc1), one for each fraction of a ranking. Nothing and all
-    frozen are left out: there every ranking is the same."""
-    rows = pick(runs, frozen_by(ranking))
+def arm_curves(runs: pd.DataFrame, arm: Mapping) -> dict[tuple, np.ndarray]:
+    """(seed, lineage) -> points (acc2, acc1), one for each fraction of an arm such as
+    `frozen_by("mse")`. Nothing and all frozen are left out: there every ranking is the same."""
+    rows = pick(runs, arm)
     rows = rows[(rows["fraction"] > 0) & (rows["fraction"] < 1)]
     keys = [rows["seed"], rows["lineage"].astype(str), rows["fraction"]]
-    return _curves(rows.groupby(keys)[["acc2", "acc1"]].mean().reset_index(), "acc2", "acc1")
+    return curves(rows.groupby(keys)[["acc2", "acc1"]].mean().reset_index(), "acc2", "acc1")
 
 
 def curve_distances(curves_a: Mapping, curves_b: Mapping) -> pd.Series:
@@ -280,11 +274,11 @@ def curve_distances(curves_a: Mapping, curves_b: Mapping) -> pd.Series:
     return pd.Series(list(found.values()), index, dtype=float).groupby("seed").mean()
 
 
-def doses(runs: pd.DataFrame, ranking: str, column: str) -> pd.DataFrame:
-    """(seeds, fractions): a column at 25, 50 and 75 % frozen by a ranking, for the seeds that have
-    all three."""
-    arms = {f: _by_checkpoint(pick(runs, frozen_by(ranking, f)), column) for f in DOSES}
-    return pd.DataFrame(arms).dropna().groupby("seed").mean()
+def doses(runs: pd.DataFrame, arm: Mapping, column: str) -> pd.DataFrame:
+    """(seeds, fractions): a column at 25, 50 and 75 % of an arm such as `frozen_by("mse")`, for
+    the seeds that have all three."""
+    parts = {f: by_checkpoint(pick(runs, {**arm, "fraction": f}), column) for f in DOSES}
+    return pd.DataFrame(parts).dropna().groupby("seed").mean()
 
 
 def slopes(table: pd.DataFrame) -> pd.Series:
@@ -303,13 +297,13 @@ def page_l(table: pd.DataFrame, falling: bool = False) -> tuple[float, float]:
     return float(found.statistic), float(found.pvalue)
 
 
-def joint_scores(runs: pd.DataFrame, accuracy: pd.DataFrame) -> dict[str, pd.Series]:
+def joint_scores(
+    runs: pd.DataFrame, accuracy: pd.DataFrame, joint: Arm = JOINT
+) -> dict[str, pd.Series]:
     """Joint training read three ways (C3), mean over tasks, one number for each seed: "a" after the
     last epoch over all outputs, as in the paper; "b" masked to each task's own; "c" as "a" after 1
-    / tasks of the epochs (as many steps as the rounds have together)."""
-    rows = (
-        accuracy[accuracy["arm"].isin(set(pick(runs, JOINT)["arm"]))] if len(accuracy) else accuracy
-    )
+    / tasks of the epochs (as many steps as the rounds have together). Empty without such an arm."""
+    rows = rows_of(runs, joint, accuracy)
     if rows.empty:
         return {}
     masked = rows["task"].str.endswith(" masked")
@@ -323,20 +317,63 @@ def joint_scores(runs: pd.DataFrame, accuracy: pd.DataFrame) -> dict[str, pd.Ser
     return {name: rows[part].groupby("seed")["accuracy"].mean() for name, part in parts.items()}
 
 
-def ranks(runs: pd.DataFrame, fraction: float = 0.5) -> pd.Series:
-    """Rank of MSE by average accuracy among the frozen arms at this fraction and fine-tuning (C2c),
-    one number for each seed that has all of them: 1 = highest, ties share their mean rank. Empty
-    without another arm to rank among."""
+def ranks(runs: pd.DataFrame, arm: Arm, others: Sequence[Arm]) -> pd.Series:
+    """Rank of an arm by average accuracy among itself and the others (C2c), one number for each
+    seed that has all of those the table has: 1 = highest, ties share their mean rank. Empty without
+    the arm, or without another to rank it among."""
     runs = runs.assign(average=average(runs))
-    at = runs[(runs["method"] == "freeze") & np.isclose(runs["fraction"].astype(float), fraction)]
-    arms = {r: frozen_by(r, fraction) for r in at["ranking"].unique()} | {"fine-tune": FINE_TUNE}
-    table = pd.DataFrame(
-        {name: _by_checkpoint(pick(runs, arm), "average") for name, arm in arms.items()}
-    )
+    columns = [by_checkpoint(pick(runs, each), "average") for each in (arm, *others)]
+    table = pd.DataFrame(dict(enumerate(columns)))
     table = table.dropna(axis=1, how="all").dropna().round(12)  # equal averages stay equal
-    if "mse" not in table or table.shape[1] < 2:
+    if 0 not in table or table.shape[1] < 2:
         return pd.Series(dtype=float)
-    return table.rank(axis=1, ascending=False)["mse"].groupby("seed").mean()
+    return table.rank(axis=1, ascending=False)[0].groupby("seed").mean()
+
+
+# --- the accuracy matrix --------------------------------------------------------------------------
+
+
+def accuracy_matrix(runs: pd.DataFrame, accuracy: pd.DataFrame, arm: Arm) -> pd.DataFrame:
+    """R[i, j] of section 4: accuracy on task j (columns task1, task2, ...) after round i, one line
+    for each (seed, round) of an arm that starts from a checkpoint; the mean over its lineages.
+
+    Round 1 is the checkpoint (`acc1_before`, ...), the last round the row itself (`acc1`, ...), and
+    rounds between are their last epoch in the table of accuracies. Empty without such rows."""
+    rows = pick(runs, arm)
+    tasks = [c for c in rows if c.startswith("acc") and c[3:].isdigit() and rows[c].notna().any()]
+    columns = {c: f"task{c[3:]}" for c in sorted(tasks, key=lambda c: int(c[3:]))}
+    if rows.empty or "acc1_before" not in rows or rows["acc1_before"].isna().all():
+        index = pd.MultiIndex.from_tuples([], names=["seed", "round"])
+        return pd.DataFrame(columns=list(columns.values()), index=index, dtype=float)
+    before = rows[["seed"]].assign(**{t: rows[f"{c}_before"] for c, t in columns.items()})
+    after = rows[["seed"]].assign(**{t: rows[c] for c, t in columns.items()})
+    parts = [before.assign(round=1), after.assign(round=len(columns))]
+    between = rows_of(runs, arm, accuracy)
+    if len(between):
+        between = between[between["round"].between(2, len(columns) - 1)]
+        keys = ["seed", "lineage", "round"]
+        last = between[between["epoch"] == between.groupby(keys)["epoch"].transform("max")]
+        parts.append(last.pivot(index=keys, columns="task", values="accuracy").reset_index())
+    table = pd.concat(parts)
+    return table.groupby(["seed", "round"])[list(columns.values())].mean()
+
+
+def forgetting(matrix: pd.DataFrame) -> pd.Series:
+    """What is lost of each task but the last since its best round, the mean over them (Chaudhry et
+    al. 2018), one number for each seed. matrix: see `accuracy_matrix`."""
+    return _over_tasks(matrix, lambda r, j: r[: len(r) - 1, j].max() - r[-1, j])
+
+
+def backward_transfer(matrix: pd.DataFrame) -> pd.Series:
+    """R[T, j] - R[j, j], the mean over every task j but the last (Lopez-Paz & Ranzato 2017), one
+    number for each seed: below 0 where learning on has harmed. matrix: see `accuracy_matrix`."""
+    return _over_tasks(matrix, lambda r, j: r[-1, j] - r[j, j])
+
+
+def _over_tasks(matrix: pd.DataFrame, change) -> pd.Series:
+    rounds = {seed: part.sort_index().to_numpy() for seed, part in matrix.groupby("seed")}
+    found = {s: np.mean([change(r, j) for j in range(r.shape[1] - 1)]) for s, r in rounds.items()}
+    return pd.Series(found, dtype=float).rename_axis("seed")
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -394,243 +431,6 @@ def verdict_prediction(low: float, high: float, n: int, value: float) -> str:
     return "supported" if low <= value <= high else "contradicted"
 
 
-# --- claims ---------------------------------------------------------------------------------------
-
-
-def claims(
-    runs: pd.DataFrame,
-    accuracy: pd.DataFrame,
-    trajectory: pd.DataFrame,
-    overlap: pd.DataFrame | None = None,
-    classes_per_task: int = 10,
-) -> pd.DataFrame:
-    """Every claim of section 5 that these tables of one profile can answer, one row each, with a
-    verdict.
-
-    estimate, low, high: fractions of 1 (C1: per unit of fraction; C2c: a ratio, a rank); intervals
-    at `level`: t intervals at 95 %, prediction intervals for C4, and for the four primary claims at
-    the level of their Holm step by the t test (`holm_levels`). Section 5 adjusts their lower bound
-    only: *contradicted* and *equivalent* are read off the plain intervals (`high95`, 90 %). p:
-    sign-flip test of the mean against 0 or the claim's threshold, Holm-adjusted for the primary
-    four; Page's L for C1; none for C4. n: seeds that count. Claims whose arms are missing are left
-    out, C4 also where tasks have not the paper's ten classes. Raises ValueError for several
-    settings."""
-    setting = runs["setting"].unique()
-    if len(setting) > 1:
-        raise ValueError(
-            f"claims of settings {', '.join(map(str, setting))} at once: expected the runs of "
-            "one profile"
-        )
-    runs = runs.assign(average=average(runs))
-    found = [
-        *_bounds(runs),
-        *_primary(runs),
-        *_curve_controls(runs, trajectory),
-        *_trade(runs),
-        *_against_joint(runs, accuracy),
-        *_numbers(runs, classes_per_task),
-        *_overlaps(overlap),
-    ]
-    return pd.DataFrame([{**row, "setting": setting[0]} for row in found], columns=COLUMNS)
-
-
-def _row(
-    claim: str, text: str, found, p: float, verdict: str, level=1 - ALPHA, high95=np.nan
-) -> dict:
-    estimate, low, high, n = found
-    return {
-        "claim": claim,
-        "text": text,
-        "estimate": estimate,
-        "low": low,
-        "high": high,
-        "n": n,
-        "p": p,
-        "verdict": verdict if n else "undecided (n = 0)",
-        "level": level,
-        "high95": high if np.isnan(high95) else high95,
-    }
-
-
-def _difference(
-    claim: str, text: str, values, level: float = 1 - ALPHA, p: float | None = None
-) -> Iterator[dict]:
-    if len(values):
-        mean, low, high, n = interval(values, level)
-        high95, (_, low90, high90, _) = interval(values)[2], interval(values, 0.9)
-        verdict = verdict_difference(low, high95, mean, low90, high90)
-        yield _row(
-            claim,
-            text,
-            (mean, low, high, n),
-            sign_flip(values) if p is None else p,
-            verdict,
-            level,
-            high95,
-        )
-
-
-def _threshold(
-    claim: str, text: str, values, threshold: float, above: bool = True, p: float | None = None
-):
-    if len(values):
-        found = interval(values)
-        p = sign_flip(np.asarray(values) - threshold) if p is None else p
-        yield _row(claim, text, found, p, verdict_threshold(found[1], found[2], threshold, above))
-
-
-def _bounds(runs: pd.DataFrame) -> Iterator[dict]:
-    """C0, C1."""
-    if "acc1_before" in runs:
-        fine_tune = pick(runs, FINE_TUNE)
-        lost = _by_seed(fine_tune.assign(lost=fine_tune["acc1_before"] - fine_tune["acc1"]), "lost")
-        yield from _threshold(
-            "C0", "fine-tuning loses more than five points of acc1", lost, FORGETTING
-        )
-    for ranking, name in (("mse", ""), ("random", "-random")):
-        for column, word, rises in (("acc1", "rises", True), ("acc2", "falls", False)):
-            table = doses(runs, ranking, column)
-            yield from _threshold(
-                f"C1-{column}{name}",
-                f"{column} {word} with the fraction frozen ({ranking} ranking; "
-                "slope from 25 to 75 %)",
-                slopes(table),
-                0,
-                rises,
-                page_l(table, not rises)[1],
-            )
-
-
-def _primary(runs: pd.DataFrame) -> Iterator[dict]:
-    """C2 and C2b against random: the four claims that share Holm's adjustment."""
-    mse = frozen_by("mse", 0.5)
-    tests = {
-        "C2-random": (
-            "MSE retains more of task 1 than random at 50 %",
-            paired(runs, mse, frozen_by("random", 0.5)),
-        ),
-        "C2-bottom": (
-            "MSE retains more of task 1 than the least similar filters at 50 %",
-            paired(runs, mse, frozen_by("bottom", 0.5)),
-        ),
-        "C2-Pearson": (
-            "MSE retains more of task 1 than Pearson at 50 %",
-            paired(runs, mse, frozen_by("pearson", 0.5)),
-        ),
-        "C2b-random": (
-            "MSE's curve lies above random's at equal acc2",
-            curve_distances(ranking_curves(runs, "mse"), ranking_curves(runs, "random")),
-        ),
-    }
-    levels = holm_levels([t_test(values) for _, values in tests.values()])
-    adjusted = holm([sign_flip(values) for _, values in tests.values()])
-    for (claim, (text, values)), level, p in zip(tests.items(), levels, adjusted):
-        yield from _difference(claim, text, values, float(level), float(p))
-
-
-def _curve_controls(runs: pd.DataFrame, trajectory: pd.DataFrame) -> Iterator[dict]:
-    """C2b against the controls that need no training of their own."""
-    for control, name in (
-        ("trajectory", "fine-tuning's own trajectory"),
-        ("interpolation", "weight interpolation"),
-    ):
-        rows = trajectory[trajectory["control"] == control] if len(trajectory) else trajectory
-        found = curve_distances(ranking_curves(runs, "mse"), _curves(rows, "task2", "task1"))
-        yield from _difference(
-            f"C2b-{control}", f"MSE's curve lies above {name} at equal acc2", found
-        )
-
-
-def _trade(runs: pd.DataFrame) -> Iterator[dict]:
-    """C2c."""
-    rows = pick(runs, frozen_by("mse", 0.5))
-    if len(rows):
-        lost = rows["acc1_before"] - rows["acc1"]
-        ratio = gained(rows["acc2"], rows["acc2_before"]) / lost.where(lost > 0)
-        yield from _threshold(
-            "C2c-gain",
-            "MSE at 50 % gains nearly twice on task 2 what it loses on task 1 (ratio)",
-            _by_seed(rows.assign(ratio=ratio), "ratio"),
-            NEARLY_TWICE,
-        )
-    yield from _threshold(
-        "C2c-average",
-        "MSE has the highest average accuracy at 50 % (rank among frozen arms and fine-tuning)",
-        ranks(runs),
-        FIRST,
-        above=False,
-    )
-
-
-def _against_joint(runs: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[dict]:
-    """C3."""
-    ours = _by_seed(pick(runs, frozen_by("mse", 0.5)), "average")
-    ways = {
-        "a": "as scored in the paper",
-        "b": "masked to each task's classes",
-        "c": "after equally many steps",
-    }
-    for way, joint in joint_scores(runs, accuracy).items():
-        yield from _difference(
-            f"C3{way}",
-            f"MSE at 50 % has a higher average than joint training, {ways[way]}",
-            (ours - joint).dropna(),
-        )
-
-
-def _numbers(runs: pd.DataFrame, classes_per_task: int) -> Iterator[dict]:
-    """C4."""
-    for (place, column), value in PAPER.items() if classes_per_task == PAPER_CLASSES else ():
-        before = place == "before"
-        if before and f"{column}_before" not in runs:
-            continue
-        values = (
-            _by_seed(runs, f"{column}_before")
-            if before
-            else _by_seed(pick(runs, frozen_by("mse", place)), column)
-        )
-        if len(values):
-            found = prediction_interval(values)
-            name = "before" if before else f"{place:.0%}".removesuffix("%")
-            words = "before round 2" if before else f"with MSE at {name} %"
-            yield _row(
-                f"C4-{column}-{name}",
-                f"the paper's {column} {words}, {value}, is in our prediction interval",
-                found,
-                np.nan,
-                verdict_prediction(*found[1:], value),
-            )
-
-
-def _overlaps(overlap: pd.DataFrame | None) -> Iterator[dict]:
-    """C5b, C5c."""
-    if overlap is None or overlap.empty:
-        return
-    part = overlap[
-        (overlap["ranking"] == "mse") & np.isclose(overlap["fraction"].astype(float), 0.5)
-    ]
-    table = part.pivot_table(
-        index="seed", columns="other", values="iou", aggfunc="mean"
-    )  # (seeds, others)
-    rows = [
-        ("C5b", "the mean map of all classes", ["mse_mean"]),
-        ("C5c", "the worst null map", list(NULL_MAPS)),
-        *(
-            (f"C5c-{name.removeprefix('mse_')}", f"{name.removeprefix('mse_')} maps", [name])
-            for name in NULL_MAPS
-        ),
-    ]
-    for claim, source, others in rows:
-        if set(others) <= set(table):
-            yield from _threshold(
-                claim,
-                f"overlap with the filters chosen from {source} is below .9",
-                table[others].dropna().max(axis=1),
-                OVERLAP,
-                above=False,
-            )
-
-
 # --- every arm ------------------------------------------------------------------------------------
 
 
@@ -647,6 +447,6 @@ def summary(runs: pd.DataFrame, classes_per_task: int = 10) -> pd.DataFrame:
     for (setting, arm), part in runs.groupby(["setting", "arm"], sort=False):
         row = {"setting": setting, "arm": arm, "n": part["seed"].nunique()}
         for name in ("acc1", "acc2", "average", "retained", "gained"):
-            row[name], row[f"{name}_low"], row[f"{name}_high"], _ = interval(_by_seed(part, name))
+            row[name], row[f"{name}_low"], row[f"{name}_high"], _ = interval(by_seed(part, name))
         found.append(row)
     return pd.DataFrame(found)

@@ -15,18 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import figures
+from lib.report import figures
 from lib.study.keys import SCIENCE, digest
 from lib.study.profile import ROOT, Profile, load
 from lib.study.store import JSON, file_hash, provenance, results_dir, write_atomically
 
-NOTEBOOKS = (
-    "01_train_task1",
-    "02_saliency_and_filters",
-    "03_rank_and_freeze",
-    "04_retrain_task2",
-    "05_compare_baselines",
-)
+# numbered, in the order they run
+NOTEBOOKS = tuple(sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
+FIRST_WITH_ROWS = 4  # the number of the first notebook that reads runs
 
 
 class Session:
@@ -120,10 +116,12 @@ def manifest_path(results: Path, notebook: str) -> Path:
 
 
 def code_hash() -> str:
-    """Hash of lib's code without docstrings and comments: editing those makes nothing stale."""
-    trees = []
-    for path in sorted((ROOT / "lib").glob("*.py")):
-        tree = ast.parse(path.read_text())
+    """Hash of lib's code, its sub-packages too, without docstrings and comments: editing those
+    makes nothing stale."""
+    trees, lib = [], ROOT / "lib"
+    files = {path.relative_to(lib).as_posix(): path for path in lib.rglob("*.py")}
+    for name in sorted(n for n in files if not n.startswith(".") and "/." not in n):
+        tree = ast.parse(files[name].read_text())
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if (
@@ -134,14 +132,14 @@ def code_hash() -> str:
                 and isinstance(body[0].value.value, str)
             ):
                 body[0].value.value = ""
-        trees.append((path.name, ast.dump(tree)))
+        trees.append((name, ast.dump(tree)))
     return digest(trees)
 
 
 def inputs(notebook: str, profile: Profile) -> dict[str, str]:
     """Everything a notebook's outputs depend on, as short hashes: cheap to compute, without
     torch."""
-    results, number = results_dir(profile.name), NOTEBOOKS.index(notebook)
+    results, place = results_dir(profile.name), NOTEBOOKS.index(notebook)
     source = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())
     found = {
         "notebook": digest([c["source"] for c in source["cells"]]),
@@ -150,10 +148,10 @@ def inputs(notebook: str, profile: Profile) -> dict[str, str]:
         "science": digest(SCIENCE),
         "data": _data_stamp(profile),
     }
-    if number >= 3:  # rows that came in by `restore` or another seed's run
+    if int(notebook[:2]) >= FIRST_WITH_ROWS:  # rows that came in by `restore` or another seed's run
         found["rows"] = digest(sorted(p.name for p in (results / "runs/run").glob("*.meta.json")))
-    if number:
-        upstream = manifest_path(results, NOTEBOOKS[number - 1])
+    if place:
+        upstream = manifest_path(results, NOTEBOOKS[place - 1])
         found["upstream"] = (
             digest(json.loads(upstream.read_text())["outputs"]) if upstream.exists() else "none"
         )

@@ -1,0 +1,481 @@
+"""The claims of PROTOCOL.md, section 5, as a table; a loop answers them. No torch.
+
+    found = claims(rows("compact"), rows("compact", "accuracy"), rows("compact", "trajectory"))
+
+A claim names the arms it looks at, so an arm, or a seed that only another arm has, moves none.
+A new claim is one line of CLAIMS."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lib.report import paper
+from lib.report.statistics import (
+    ALPHA,
+    FINE_TUNE,
+    JOINT,
+    MARGIN,
+    Arm,
+    arm_curves,
+    average,
+    by_seed,
+    curve_distances,
+    curves,
+    doses,
+    frozen_by,
+    gained,
+    holm,
+    holm_levels,
+    interval,
+    joint_scores,
+    page_l,
+    paired,
+    pick,
+    prediction_interval,
+    ranks,
+    rows_of,
+    sign_flip,
+    slopes,
+    t_test,
+    verdict_difference,
+    verdict_prediction,
+    verdict_threshold,
+)
+
+FORGETTING = 0.05  # C0: five points
+OVERLAP = 0.9  # C5b and C5c: at most this share of filters in common
+NEARLY_TWICE = 1.5  # C2c: a ratio that rounds to two
+FIRST = 1.5  # C2c: a mean rank that rounds to one
+NULL_MAPS = ("mse_flat", "mse_gaussian", "mse_permuted")
+COLUMNS = [
+    "claim",
+    "text",
+    "setting",
+    "estimate",
+    "low",
+    "high",
+    "n",
+    "p",
+    "verdict",
+    "level",
+    "high95",
+]
+
+
+class Tables(NamedTuple):
+    """What an estimate looks at: tables of one profile, as CSV has them; `overlap` may be empty."""
+
+    runs: pd.DataFrame
+    accuracy: pd.DataFrame
+    trajectory: pd.DataFrame
+    overlap: pd.DataFrame
+
+
+# --- rules: from one number for each seed to a verdict --------------------------------------------
+
+
+class Judged(NamedTuple):
+    """An interval and what it says. high95: the upper bound at a plain 95 %."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    verdict: str
+    high95: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference that must reach a margin; p: sign-flip test of the mean against 0."""
+
+    margin: float = MARGIN
+
+    def judge(self, values: pd.Series, level: float) -> Judged:
+        """Only the lower bound is adjusted: *contradicted* and *equivalent* are read off the plain
+        intervals."""
+        mean, low, high, n = interval(values, level)
+        high95, (_, low90, high90, _) = interval(values)[2], interval(values, 0.9)
+        verdict = verdict_difference(low, high95, mean, low90, high90, self.margin)
+        return Judged(mean, low, high, n, verdict, high95)
+
+    def p(self, values: pd.Series) -> float:
+        return sign_flip(values)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A mean above (or below) a value; p: sign-flip test of the mean against it."""
+
+    value: float
+    above: bool = True
+
+    def judge(self, values: pd.Series, level: float) -> Judged:
+        mean, low, high, n = interval(values, level)
+        return Judged(
+            mean, low, high, n, verdict_threshold(low, high, self.value, self.above), high
+        )
+
+    def p(self, values: pd.Series) -> float:
+        return sign_flip(np.asarray(values) - self.value)
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Slopes above 0 (or below) over a table (seeds, fractions); p: Page's L, one-sided."""
+
+    rises: bool = True
+
+    def judge(self, values: pd.DataFrame, level: float) -> Judged:
+        return Threshold(0, self.rises).judge(slopes(values), level)
+
+    def p(self, values: pd.DataFrame) -> float:
+        return page_l(values, not self.rises)[1]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A number of the paper's inside our prediction interval; no p."""
+
+    value: float
+
+    def judge(self, values: pd.Series, level: float) -> Judged:
+        mean, low, high, n = prediction_interval(values, level)
+        return Judged(mean, low, high, n, verdict_prediction(low, high, n, self.value), high)
+
+    def p(self, values: pd.Series) -> float:
+        return np.nan
+
+
+# --- estimates: (tables, *arms) -> one number for each seed; empty if it cannot be made -----------
+
+
+def of_column(column: str) -> Callable:
+    """An arm's column, such as acc1."""
+    return lambda tables, arm: by_seed(pick(tables.runs, arm), column)
+
+
+def of_checkpoint(column: str) -> Callable:
+    """A column that all arms of a checkpoint share (acc1_before), for the checkpoints the first arm
+    starts from. The record's number is the mean over the rows of all these arms, which differs from
+    any one of them in the last bit; summed exactly, it is the same for one seed and for many."""
+
+    def values(tables: Tables, first: Arm, *others: Arm) -> pd.Series:
+        rows = pd.concat([pick(tables.runs, arm) for arm in (first, *others)])
+        if column not in rows:
+            return pd.Series(dtype=float)
+        groups = rows.groupby(["seed", "lineage"])[column]
+        means = groups.agg(lambda x: math.fsum(x) / len(x)).rename(column).reset_index()
+        starts = pick(tables.runs, first)[["seed", "lineage"]].drop_duplicates()
+        return by_seed(means.merge(starts), column)
+
+    return values
+
+
+def lost(tables: Tables, arm: Arm) -> pd.Series:
+    """acc1 before - after."""
+    rows = pick(tables.runs, arm)
+    if "acc1_before" not in rows:
+        return pd.Series(dtype=float)
+    return by_seed(rows.assign(lost=rows["acc1_before"] - rows["acc1"]), "lost")
+
+
+def gained_over_lost(tables: Tables, arm: Arm) -> pd.Series:
+    """(acc2 - before) / (acc1 before - after); no number for a seed that lost nothing."""
+    rows = pick(tables.runs, arm)
+    if "acc1_before" not in rows or rows.empty:
+        return pd.Series(dtype=float)
+    loss = rows["acc1_before"] - rows["acc1"]
+    ratio = gained(rows["acc2"], rows["acc2_before"]) / loss.where(loss > 0)
+    return by_seed(rows.assign(ratio=ratio), "ratio")
+
+
+def at_doses(column: str) -> Callable:
+    """A column at 25, 50 and 75 % frozen: a table (seeds, fractions), for `Trend`."""
+    return lambda tables, arm: doses(tables.runs, arm, column)
+
+
+def difference(tables: Tables, arm_a: Arm, arm_b: Arm) -> pd.Series:
+    """acc1 of a - acc1 of b, paired on the checkpoint."""
+    return paired(tables.runs, arm_a, arm_b, "acc1")
+
+
+def between_curves(tables: Tables, arm_a: Arm, arm_b: Arm) -> pd.Series:
+    """Mean height in acc1 of a's curve over b's at equal acc2."""
+    return curve_distances(arm_curves(tables.runs, arm_a), arm_curves(tables.runs, arm_b))
+
+
+def over_control(control: str) -> Callable:
+    """Mean height in acc1 of an arm's curve over a control recorded by a traced arm."""
+
+    def values(tables: Tables, arm: Arm, traced: Arm) -> pd.Series:
+        rows = rows_of(tables.runs, traced, tables.trajectory)
+        rows = rows[rows["control"] == control] if len(rows) else rows
+        return curve_distances(arm_curves(tables.runs, arm), curves(rows, "task2", "task1"))
+
+    return values
+
+
+def rank_of_average(tables: Tables, arm: Arm, *others: Arm) -> pd.Series:
+    """Rank of the first arm's average accuracy among these arms: 1 is highest."""
+    return ranks(tables.runs, arm, others)
+
+
+def over_joint(way: str) -> Callable:
+    """An arm's average accuracy minus joint training's, read one of three ways."""
+
+    def values(tables: Tables, arm: Arm, joint: Arm) -> pd.Series:
+        scores = joint_scores(tables.runs, tables.accuracy, joint)
+        if way not in scores:
+            return pd.Series(dtype=float)
+        return (by_seed(pick(tables.runs, arm), "average") - scores[way]).dropna()
+
+    return values
+
+
+def shared_with(*others: str) -> Callable:
+    """The largest overlap at 50 % of the paper's choice of filters with these rankings' choices;
+    empty unless all of them were measured: the worst of an incomplete set would flatter."""
+
+    def values(tables: Tables) -> pd.Series:
+        rows = tables.overlap
+        if rows.empty:
+            return pd.Series(dtype=float)
+        half = np.isclose(rows["fraction"].astype(float), 0.5)
+        rows = rows[(rows["ranking"] == paper.RANKING) & half & rows["other"].isin(others)]
+        table = rows.pivot_table(index="seed", columns="other", values="iou", aggfunc="mean")
+        whole = set(others) <= set(table)
+        return table.dropna().max(axis=1) if whole else pd.Series(dtype=float)
+
+    return values
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+class Claim(NamedTuple):
+    """One line of the table. family: whose Holm adjustment it shares, but for the settings
+    `outside`; only: the settings it is made in (all, if none); classes: of a task, if it needs so
+    many."""
+
+    id: str
+    text: str
+    arms: tuple[Arm, ...]
+    estimate: Callable[..., Any]
+    rule: Difference | Threshold | Trend | Prediction
+    family: str | None = None
+    outside: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    classes: int | None = None
+
+    def family_in(self, setting: str) -> str | None:
+        """The family under a setting."""
+        return None if setting in self.outside else self.family
+
+
+def MSE(fraction: float | None = None) -> dict:  # noqa: N802
+    """Freezing by the paper's ranking."""
+    return frozen_by(paper.RANKING, fraction)
+
+
+def _against_random(name: str, fraction: float, **more) -> Claim:
+    text = f"MSE retains more of task 1 than random at {100 * fraction:.0f} %"
+    arms = MSE(fraction), frozen_by("random", fraction)
+    return Claim(name, text, arms, difference, Difference(), "primary", **more)
+
+
+def _trend(name: str, ranking: str, column: str, word: str, rises: bool) -> Claim:
+    text = f"{column} {word} with the fraction frozen ({ranking} ranking; slope from 25 to 75 %)"
+    return Claim(name, text, (frozen_by(ranking),), at_doses(column), Trend(rises))
+
+
+# the arms of the first instalment; fine-tuning first
+FIRST_ARMS = (
+    FINE_TUNE,
+    *(frozen_by(ranking, f) for ranking in ("mse", "random") for f in (0.25, 0.5, 0.75, 0.9)),
+    *(frozen_by(ranking, f) for ranking, f in (("random", 1), ("pearson", 0.5), ("bottom", 0.5))),
+)
+
+
+def _number(place: str | float, column: str, value: float) -> Claim:
+    """C4. Before round 2 means the checkpoints fine-tuning starts from."""
+    name = place if place == "before" else f"{100 * place:.0f}"
+    arms, estimate, words = (
+        (FIRST_ARMS, of_checkpoint(f"{column}_before"), "before round 2")
+        if place == "before"
+        else ((MSE(place),), of_column(column), f"with MSE at {name} %")
+    )
+    return Claim(
+        f"C4-{column}-{name}",
+        f"the paper's {column} {words}, {value}, is in our prediction interval",
+        arms,
+        estimate,
+        Prediction(value),
+        classes=paper.CLASSES,
+    )
+
+
+def _overlap(name: str, source: str, *others: str) -> Claim:
+    text = f"overlap with the filters chosen from {source} is below .9"
+    return Claim(name, text, (), shared_with(*others), Threshold(OVERLAP, above=False))
+
+
+CLAIMS = (
+    Claim(
+        "C0",
+        "fine-tuning loses more than five points of acc1",
+        (FINE_TUNE,),
+        lost,
+        Threshold(FORGETTING),
+    ),
+    _trend("C1-acc1", "mse", "acc1", "rises", True),
+    _trend("C1-acc2", "mse", "acc2", "falls", False),
+    _trend("C1-acc1-random", "random", "acc1", "rises", True),
+    _trend("C1-acc2-random", "random", "acc2", "falls", False),
+    _against_random("C2-random-25", 0.25, only=("KT",)),
+    _against_random("C2-random", 0.5),
+    _against_random("C2-random-75", 0.75, only=("KT",)),
+    _against_random("C2-random-90", 0.9, only=("KT",)),
+    Claim(
+        "C2-bottom",
+        "MSE retains more of task 1 than the least similar filters at 50 %",
+        (MSE(0.5), frozen_by("bottom", 0.5)),
+        difference,
+        Difference(),
+        "primary",
+        outside=("KT",),
+    ),
+    Claim(
+        "C2-Pearson",
+        "MSE retains more of task 1 than Pearson at 50 %",
+        (MSE(0.5), frozen_by("pearson", 0.5)),
+        difference,
+        Difference(),
+        "primary",
+        outside=("KT",),
+    ),
+    Claim(
+        "C2b-random",
+        "MSE's curve lies above random's at equal acc2",
+        (MSE(), frozen_by("random")),
+        between_curves,
+        Difference(),
+        "primary",
+    ),
+    Claim(
+        "C2b-trajectory",
+        "MSE's curve lies above fine-tuning's own trajectory at equal acc2",
+        (MSE(), FINE_TUNE),
+        over_control("trajectory"),
+        Difference(),
+    ),
+    Claim(
+        "C2b-interpolation",
+        "MSE's curve lies above weight interpolation at equal acc2",
+        (MSE(), FINE_TUNE),
+        over_control("interpolation"),
+        Difference(),
+    ),
+    Claim(
+        "C2c-gain",
+        "MSE at 50 % gains nearly twice on task 2 what it loses on task 1 (ratio)",
+        (MSE(0.5),),
+        gained_over_lost,
+        Threshold(NEARLY_TWICE),
+    ),
+    Claim(
+        "C2c-average",
+        "MSE has the highest average accuracy at 50 % (rank among frozen arms and fine-tuning)",
+        (MSE(0.5), *(frozen_by(r, 0.5) for r in ("random", "pearson", "bottom")), FINE_TUNE),
+        rank_of_average,
+        Threshold(FIRST, above=False),
+    ),
+    *(
+        Claim(
+            f"C3{way}",
+            f"MSE at 50 % has a higher average than joint training, {words}",
+            (MSE(0.5), JOINT),
+            over_joint(way),
+            Difference(),
+        )
+        for way, words in (
+            ("a", "as scored in the paper"),
+            ("b", "masked to each task's classes"),
+            ("c", "after equally many steps"),
+        )
+    ),
+    *(
+        _number(place, column, value)
+        for place, numbers in paper.NUMBERS.items()
+        for column, value in numbers.items()
+    ),
+    _overlap("C5b", "the mean map of all classes", "mse_mean"),
+    _overlap("C5c", "the worst null map", *NULL_MAPS),
+    *(
+        _overlap(f"C5c-{kind}", f"{kind} maps", f"mse_{kind}")
+        for kind in (name.removeprefix("mse_") for name in NULL_MAPS)
+    ),
+)
+
+
+def claims_in(setting: str, classes_per_task: int = paper.CLASSES) -> list[Claim]:
+    """The claims that are made in a setting whose tasks have so many classes."""
+    return [
+        claim
+        for claim in CLAIMS
+        if (not claim.only or setting in claim.only) and claim.classes in (None, classes_per_task)
+    ]
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+def claims(
+    runs: pd.DataFrame,
+    accuracy: pd.DataFrame,
+    trajectory: pd.DataFrame,
+    overlap: pd.DataFrame | None = None,
+    classes_per_task: int = paper.CLASSES,
+) -> pd.DataFrame:
+    """Every claim of section 5 that these tables of one profile can answer, one row each, with a
+    verdict.
+
+    estimate, low, high: fractions of 1 (C1: per unit of fraction; C2c: a ratio, a rank); intervals
+    at `level`: t intervals at 95 %, prediction intervals for C4, and for claims of a family at the
+    level of their Holm step by the t test (`holm_levels`). Section 5 adjusts their lower bound
+    only: *contradicted* and *equivalent* are read off the plain intervals (`high95`, 90 %). p:
+    sign-flip test of the mean against 0 or the claim's threshold, Holm-adjusted within a family;
+    Page's L for C1; none for C4. n: seeds that count. Claims whose arms are missing are left out
+    (they still count in their family: its size was fixed before the run), C4 also where tasks have
+    not the paper's ten classes. Raises ValueError for several settings."""
+    settings = [*runs["setting"].unique()]
+    if len(settings) > 1:
+        raise ValueError(
+            f"claims of settings {', '.join(map(str, settings))} at once: expected the runs of "
+            "one profile"
+        )
+    setting = settings[0] if settings else ""
+    overlap = pd.DataFrame() if overlap is None else overlap
+    tables = Tables(runs.assign(average=average(runs)), accuracy, trajectory, overlap)
+    table = claims_in(setting, classes_per_task)
+    values = {claim.id: claim.estimate(tables, *claim.arms) for claim in table}
+    p = {claim.id: claim.rule.p(values[claim.id]) for claim in table}
+    level = dict.fromkeys(values, 1 - ALPHA)
+    for family in {claim.family_in(setting) for claim in table} - {None}:
+        members = [claim.id for claim in table if claim.family_in(setting) == family]
+        p |= zip(members, holm([p[name] for name in members]).tolist())
+        level |= zip(members, holm_levels([t_test(values[name]) for name in members]).tolist())
+    rows = []
+    for claim in table:
+        if len(values[claim.id]):
+            found = claim.rule.judge(values[claim.id], level[claim.id])
+            more = {"claim": claim.id, "text": claim.text, "setting": setting}
+            more |= {"p": p[claim.id], "level": level[claim.id]}
+            if not found.n:
+                found = found._replace(verdict="undecided (n = 0)")
+            rows.append({**more, **found._asdict()})
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,0 +1,351 @@
+"""Words and small tables a reader sees: the paper's tables beside ours, the answers, and what the
+notebooks show of their tables. No torch.
+
+Every number comes from a table; nothing is typed in but the paper's own (`lib.report.paper`)."""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from lib.report import paper
+from lib.report.claims import claims_in
+from lib.report.statistics import (
+    FINE_TUNE,
+    JOINT,
+    Arm,
+    accuracy_matrix,
+    backward_transfer,
+    by_seed,
+    checkpoints,
+    forgetting,
+    frozen_by,
+    interval,
+    pick,
+    rows_of,
+)
+from lib.study.profile import Profile
+
+
+def classes_per_task(profile: Profile) -> int:
+    """Classes of each task: 1 / chance."""
+    return len(profile.data.classes[0]) if profile.data.classes else profile.data.draw.classes
+
+
+def plain(number: float) -> str:
+    """`.169`: three digits, no zero before the point."""
+    return re.sub(r"^(-?)0\.", r"\1.", f"{number:.3f}")
+
+
+def spread(values) -> str:
+    """`.169 [.150, .188]`: mean and 95 % interval over seeds; the mean alone for a single seed;
+    points as fractions."""
+    mean, low, high, n = interval(values)
+    return f"{plain(mean)} [{plain(low)}, {plain(high)}]" if n > 1 else plain(mean)
+
+
+# --- the paper's tables ---------------------------------------------------------------------------
+
+
+def paper_tables(runs: pd.DataFrame) -> pd.DataFrame:
+    """Tables 1 to 3 of the paper: its number or words beside our mean, 95 % interval and n, row by
+    row. Rows whose arm is not there are left out."""
+    rows = []
+    for said in paper.TABLES:
+        before = said.name == paper.BEFORE
+        part = checkpoints(runs) if before else pick(runs, said.arm)
+        if part.empty:
+            continue
+        ours = {c: by_seed(part, f"{c}_before" if before else c) for c in ("acc1", "acc2")}
+        rows.append(
+            {
+                "table": said.table,
+                "arm": said.name,
+                "paper acc1": str(said.numbers.get("acc1", "")),
+                "paper acc2": str(said.numbers.get("acc2", "")),
+                "paper in words": said.words,
+                "acc1 [95 %]": spread(ours["acc1"]),
+                "acc2 [95 %]": spread(ours["acc2"]),
+                "n": part["seed"].nunique(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def before_beside_paper(task1: pd.DataFrame) -> pd.DataFrame:
+    """acc1 and acc2 before round 2 over seeds (mean, min, max, count) beside the paper's. task1:
+    acc1_before, acc2_before, one row for each checkpoint."""
+    found = task1[["acc1_before", "acc2_before"]].agg(["mean", "min", "max", "count"]).T
+    return found.assign(paper=[paper.NUMBERS["before"][c] for c in ("acc1", "acc2")])
+
+
+def answer_before(task1: pd.DataFrame) -> str:
+    """acc1 and acc2 before round 2 in words, and the paper's."""
+    mean, said = task1[["acc1_before", "acc2_before"]].mean(), paper.NUMBERS["before"]
+    return (
+        f"before round 2, mean of {len(task1)} seeds: acc1 {plain(mean['acc1_before'])}, "
+        f"acc2 {plain(mean['acc2_before'])}\nthe paper: acc1 {plain(said['acc1'])}, "
+        f"acc2 {plain(said['acc2'])} (one run, CIFAR-100)"
+    )
+
+
+# --- summary and claims ---------------------------------------------------------------------------
+
+
+def _bounds(row, name: str, low: str, high: str) -> str:
+    text = f"{row[name]:.3f}"
+    return (
+        ""
+        if pd.isna(row[name])
+        else text
+        if pd.isna(row[low])
+        else f"{text} [{row[low]:.3f}, {row[high]:.3f}]"
+    )
+
+
+def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
+    """`statistics.summary` with each mean and its interval in one cell."""
+    names = ("acc1", "acc2", "average", "retained", "gained")
+    return pd.DataFrame(
+        [
+            {
+                "arm": row["arm"],
+                "n": row["n"],
+                **{name: _bounds(row, name, f"{name}_low", f"{name}_high") for name in names},
+            }
+            for _, row in summary.iterrows()
+        ]
+    )
+
+
+def readable_claims(claims: pd.DataFrame) -> pd.DataFrame:
+    """`statistics.claims` with each estimate and its interval in one cell."""
+    shown = claims[["claim", "text", "n", "verdict"]].copy()
+    shown.insert(
+        2, "estimate", [_bounds(row, "estimate", "low", "high") for _, row in claims.iterrows()]
+    )
+    shown.insert(4, "p", ["" if pd.isna(p) else f"{p:.3f}" for p in claims["p"]])
+    return shown
+
+
+ANSWERS = (  # claim, what it compares, unit; MSE against random first, whatever it says
+    ("C2-random", "MSE-freezing minus random freezing at 50 %, in acc1", "points"),
+    ("C2-random-25", "the same at 25 %", "points"),
+    ("C2-random-75", "the same at 75 %", "points"),
+    ("C2-random-90", "the same at 90 %", "points"),
+    ("C2b-random", "the same at equal acc2 (mean height of MSE's curve over random's)", "points"),
+    ("C2-bottom", "MSE minus the least similar filters at 50 %, in acc1", "points"),
+    ("C2-Pearson", "MSE minus Pearson at 50 %, in acc1", "points"),
+    ("C2b-trajectory", "MSE's curve over fine-tuning's own trajectory, at equal acc2", "points"),
+    ("C2b-interpolation", "MSE's curve over the straight line of weights, at equal acc2", "points"),
+    (
+        "C3a",
+        "MSE-freezing minus joint training, average accuracy, as scored in the paper",
+        "points",
+    ),
+    ("C0", "what fine-tuning loses of acc1", "points"),
+    ("C5b", "overlap of MSE's choice with the choice from the mean map of all classes", "share"),
+    ("C5c", "overlap of MSE's choice with the choice from the worst null map", "share"),
+)
+
+
+def answer(claims: pd.DataFrame) -> str:
+    """The study's main answers from the table of claims, a line each: estimate [95 % interval], n,
+    verdict; and one sentence on those the setting has and the table lacks."""
+    found, lines = claims.set_index("claim"), []
+    for claim, words, unit in ANSWERS:
+        if claim not in found.index:
+            continue
+        c = found.loc[claim]
+        number = (lambda x: f"{100 * x:+.1f}") if unit == "points" else (lambda x: f"{x:.2f}")
+        bounds = "" if pd.isna(c["low"]) else f" [{number(c['low'])}, {number(c['high'])}]"
+        value = (
+            "no common range"
+            if pd.isna(c["estimate"])
+            else f"{number(c['estimate'])}{bounds} {unit}"
+        )
+        lines.append(f"{claim}: {words}: {value}, n = {int(c['n'])}: {c['verdict']}")
+    if missing := _missing(claims):
+        lines.append(f"Not told by these tables, which lack what it needs: {', '.join(missing)}.")
+    return "\n".join(lines)
+
+
+def _missing(claims: pd.DataFrame) -> list[str]:
+    """Main answers of the table's setting that are not in it."""
+    setting = claims["setting"].iloc[0] if "setting" in claims and len(claims) else ""
+    made = {claim.id for claim in claims_in(setting)} - set(claims["claim"])
+    return [claim for claim, *_ in ANSWERS if claim in made]
+
+
+HEADLINES = {
+    "supported": "protects task 1 better than freezing at random",
+    "contradicted": "does not protect task 1 a point better than freezing at random",
+    "inconclusive": "is not shown to protect task 1 better than freezing at random",
+    "undecided": "cannot be told from freezing at random by a single seed",
+}
+
+
+def headline(claims: pd.DataFrame) -> str:
+    """One sentence on the study's question, by the verdict of C2-random (MSE against random at 50
+    %), or on what is missing for it."""
+    found = claims.set_index("claim")
+    if "C2-random" not in found.index:
+        return (
+            "Whether freezing by explanation protects task 1 better than freezing at random is not "
+            "told by these tables: they lack the claim C2-random (no seed has both arms at 50 %)."
+        )
+    c = found.loc["C2-random"]
+    bounds = (
+        ""
+        if pd.isna(c["low"])
+        else f", [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}] at Holm's level"
+    )
+    return (
+        f"Freezing half of the filters by explanation {HEADLINES[c['verdict'].split()[0]]}: "
+        f"{100 * c['estimate']:+.1f} points of acc1{bounds}, n = {int(c['n'])}."
+    )
+
+
+# --- arms -----------------------------------------------------------------------------------------
+
+
+def arm_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each arm's acc1 and acc2 after the last round: mean and interval over seeds."""
+    return pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "acc1 [95 %]": spread(by_seed(part, "acc1")),
+                "acc2 [95 %]": spread(by_seed(part, "acc2")),
+                "n": part["seed"].nunique(),
+            }
+            for arm, part in runs.groupby("arm", sort=False)
+        ]
+    )
+
+
+def arm_means(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each arm's mean over its rows: realised share frozen, both accuracies before and after, and
+    the two quieter measures of task 1 (loss on test images, accuracy on training images)."""
+    names = ("realised", "acc1_before", "acc1", "acc2_before", "acc2", "loss1", "acc1_train")
+    shown = {name: (name, "mean") for name in names if name in runs}
+    return runs.groupby("arm", sort=False).agg(n=("seed", "nunique"), **shown)
+
+
+def shown_arms(arms: pd.DataFrame) -> pd.DataFrame:
+    """The table of arms as a notebook shows it: empty cells instead of NaN."""
+    return arms.astype(object).where(arms.notna(), "")
+
+
+def _main_arms(runs: pd.DataFrame) -> Iterable[tuple[str, Arm]]:
+    """Fine-tuning, random and the paper's ranking at 50 %: those there are, by display name."""
+    for arm in (FINE_TUNE, frozen_by("random", 0.5), frozen_by(paper.RANKING, 0.5)):
+        if len(found := pick(runs, arm)):
+            yield found["arm"].iloc[0], arm
+
+
+def answer_rounds(runs: pd.DataFrame) -> str:
+    """What is left of task 1 and learned of task 2 in words, a line for each main arm."""
+    lines = []
+    for name, arm in _main_arms(runs):
+        row = {c: by_seed(pick(runs, arm), c) for c in ("acc1_before", "acc1", "acc2")}
+        before, acc1, acc2 = (f"{values.mean():.3f}" for values in row.values())
+        n = len(row["acc1"])
+        lines.append(f"{name}: task 1 from {before} to {acc1}, task 2 at {acc2} (n = {n})")
+    return "\n".join(lines)
+
+
+def accuracy_matrices(runs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """R[i, j], mean over seeds, of each main arm: a line for each (arm, round), a column for each
+    task."""
+    found = {
+        name: accuracy_matrix(runs, accuracy, arm).groupby("round").mean()
+        for name, arm in _main_arms(runs)
+    }
+    return pd.concat(found, names=["arm"]) if found else pd.DataFrame()
+
+
+def transfer_table(runs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Forgetting and backward transfer of every arm that starts from a checkpoint: mean and
+    interval over seeds."""
+    rows = []
+    for arm in runs["arm"].unique():
+        matrix = accuracy_matrix(runs, accuracy, arm)
+        if len(matrix):
+            lost, moved = forgetting(matrix), backward_transfer(matrix)
+            row = {"arm": arm, "forgetting [95 %]": spread(lost)}
+            rows.append({**row, "backward transfer [95 %]": spread(moved), "n": len(lost)})
+    return pd.DataFrame(rows)
+
+
+def controls_by_place(trajectory: pd.DataFrame) -> pd.DataFrame:
+    """The two controls that cost no training: mean accuracies at each place of fine-tuning's path
+    (steps) and of the straight line between the weights (0 before, 1 after). Empty without a traced
+    arm."""
+    if trajectory.empty:
+        return trajectory
+    return trajectory.groupby(["control", "place"])[["task1", "task2"]].mean()
+
+
+def joint_by_epoch(runs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Joint training over all classes and masked to each task's own, after the last epoch and after
+    1 / tasks of them (as many SGD steps as the rounds have). Empty without such an arm."""
+    rows = rows_of(runs, JOINT, accuracy)
+    if rows.empty:
+        return rows
+    last = rows["epoch"].max()
+    tasks = rows.loc[~rows["task"].str.endswith(" masked"), "task"].nunique()
+    rows = rows[rows["epoch"].isin([last // tasks, last])]
+    return rows.pivot_table(index="epoch", columns="task", values="accuracy")
+
+
+def costs(timing: pd.DataFrame) -> pd.DataFrame:
+    """Runs, median and sum of seconds by machine and version of torch."""
+    seconds = timing.groupby(["processor", "cores", "torch"])["seconds"]
+    return seconds.agg(["count", "median", "sum"]).rename(columns={"sum": "seconds in all"})
+
+
+def calibration_table(calibration: pd.DataFrame) -> pd.DataFrame | str:
+    """Task 1 on tuning seeds by setting and precision, or a word that there is none."""
+    if calibration.empty:
+        return "this profile names no calibration"
+    parts = calibration.groupby(["setting", "precision"])[["acc1_before", "acc2_before"]]
+    return parts.agg(["mean", "min", "max", "count"])
+
+
+# --- choices of filters ---------------------------------------------------------------------------
+
+
+def label_of(rankings: pd.DataFrame) -> dict[str, str]:
+    """ranking -> label, from rankings.csv."""
+    return dict(zip(rankings["ranking"], rankings["label"]))
+
+
+def realised_shares(realised: pd.DataFrame) -> pd.DataFrame:
+    """Share of the whole network that is frozen, by budget rule and nominal share. realised: rule,
+    nominal, layer ("all" for the network), fraction."""
+    whole = realised[realised["layer"] == "all"]
+    return whole.pivot(index="rule", columns="nominal", values="fraction").round(3)
+
+
+def overlap_by_fraction(overlap: pd.DataFrame, rankings: pd.DataFrame) -> pd.DataFrame:
+    """Overlap of the paper's choice with other choices, by fraction, mean over seeds; in the order
+    of the table."""
+    part = overlap[overlap["ranking"] == paper.RANKING]
+    table = part.pivot_table(index="other", columns="fraction", values="iou", sort=False)
+    return table.rename(index=label_of(rankings)).round(3)
+
+
+def answer_overlap(overlap: pd.DataFrame, rankings: pd.DataFrame, fraction: float = 0.5) -> str:
+    """Overlap of the paper's choice of filters with other choices in words, a line each."""
+    labels = label_of(rankings)
+    at = np.isclose(overlap["fraction"], fraction) & (overlap["ranking"] == paper.RANKING)
+    mean = overlap[at].groupby("other", sort=False)["iou"].mean()
+    name, n = labels.get(paper.RANKING, paper.RANKING), overlap[at]["seed"].nunique()
+    lines = [
+        f"overlap of {name}'s choice at {100 * fraction:.0f} % with other choices, mean of {n} "
+        f"seed{'s' * (n != 1)}:"
+    ]
+    lines += [f"  {labels.get(other, other)}: {value:.2f}" for other, value in mean.items()]
+    return "\n".join(lines)

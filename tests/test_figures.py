@@ -1,0 +1,291 @@
+"""Figures take labels, colours and order from the tables of arms and rankings; any name can
+be drawn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from lib.report import figures
+from lib.report.figures import from_tables, looks_of, over_epochs, plane, shown_over_epochs
+from lib.report.statistics import summary
+from lib.study.profile import ROOT
+from tests.made_up import ARMS, MANY, RANKINGS, arms_table, controls, overlaps, shares
+
+TABLES = ROOT / "results/published/compact/tables"
+
+
+def recorded(name):
+    """The published tables of the profile compact, with tables of arms and rankings beside them."""
+    given = {"arms": ARMS, "rankings": RANKINGS}
+    return given[name] if name in given else pd.read_csv(TABLES / f"{name}.csv")
+
+
+def legend_of(figure):
+    """Label -> handle, of the figure's one legend."""
+    (legend,) = figure.legends
+    return {t.get_text(): h for t, h in zip(legend.get_texts(), legend.legend_handles)}
+
+
+def tint(handle):
+    """The colour of a legend's handle: a line, or the lines of an error bar."""
+    colour = handle.get_color()
+    return to_hex(colour if isinstance(colour, str) else colour[0]).upper()
+
+
+def drawn(figure, tmp_path):
+    """True if the figure can really be written."""
+    return all(path.stat().st_size for path in figures.save(figure, tmp_path, "figure"))
+
+
+# --- colours, labels, order -----------------------------------------------------------------------
+
+
+def test_today_s_arms_have_today_s_colours():
+    assert {label: look.colour for label, look in looks_of(ARMS).items()} == {
+        "MSE": "#0072B2",
+        "Pearson": "#009E73",
+        "least similar": "#CC79A7",
+        "random": "#E69F00",
+        "fine-tune": "#D55E00",
+        "all frozen": "#56B4E9",
+        "joint 20-way": "#000000",
+        "joint shared head": "#000000",
+        "task 2 only": "#666666",
+    }
+
+
+def test_colours_follow_families_not_names():
+    renamed = ARMS.assign(label=[f"label {x}" for x in ARMS["label"]], arm=ARMS["arm"].str.upper())
+    assert list(looks_of(renamed).values()) == list(looks_of(ARMS).values())
+    # the first label of a family has its first colour, whatever it is called
+    table = arms_table(*shares("similarity", "Pearson", "Pearson", 0.5))
+    assert looks_of(table)["Pearson"].colour == looks_of(ARMS)["MSE"].colour
+    backwards = ARMS.iloc[::-1]  # the order is a column, not the place of a line
+    assert looks_of(backwards) == looks_of(ARMS)
+
+
+def test_many_labels_are_told_apart_in_colour_and_in_grey():
+    looks = looks_of(MANY)
+    assert len(looks) == MANY["label"].nunique() > 25
+    for table in (MANY, ARMS):
+        found = looks_of(table).values()
+        assert len({(look.marker, look.fill) for look in found}) == len(found)  # readable in grey
+    family = dict(zip(MANY["label"], MANY["family"]))
+    for name in set(family.values()):
+        members = [looks[label].colour for label in looks if family[label] == name]
+        assert len(set(members)) == len(members), name
+    strange = arms_table(*[(f"x{i}", "a family of tomorrow", f"x{i}") for i in range(7)])
+    assert len({look.colour for look in looks_of(strange).values()}) == 7
+
+
+def test_the_plane_has_one_curve_a_label_and_its_legend_in_order():
+    figure = plane(recorded("runs"), ARMS, recorded("trajectory"))
+    legend = legend_of(figure)
+    assert list(legend)[3:] == [
+        "MSE, 25 / 50 / 75 / 90 % frozen",
+        "random, 25 / 50 / 75 / 90 % frozen",
+        "Pearson, 50 % frozen",
+        "least similar, 50 % frozen",
+        "fine-tune",
+        "all frozen",
+        "joint 20-way",
+        "task 2 only",
+        "joint shared head",
+    ]
+    assert list(legend)[:3] == [
+        "fine-tuning's trajectory",
+        "line of weights, before to after",
+        "before round 2",
+    ]
+    assert tint(legend["MSE, 25 / 50 / 75 / 90 % frozen"]) == "#0072B2"
+    assert tint(legend["line of weights, before to after"]) == "#999999"
+
+
+def test_whole_filters_make_a_curve_of_their_own():
+    runs = recorded("runs")
+    mse = runs[runs["arm"].isin(["MSE 25 %", "MSE 50 %"])]
+    whole = mse.assign(arm=mse["arm"] + " whole filter", scope="filter", acc1=mse["acc1"] + 0.3)
+    lines = [
+        (f"MSE {f} % whole filter", "similarity", "MSE, whole filter", f / 100) for f in (25, 50)
+    ]
+    more = arms_table(*lines).assign(order=[100, 101])
+    both = plane(pd.concat([runs, whole]), pd.concat([ARMS, more]))
+    legend = legend_of(both)
+    assert "MSE, whole filter, 25 / 50 % frozen" in legend
+    curves = [
+        line.get_xydata()
+        for line in both.axes[0].lines
+        if line.get_color() == "#0072B2" and len(line.get_xydata()) == 4
+    ]
+    means = runs[runs["ranking"] == "mse"].groupby("fraction")[["acc2", "acc1"]].mean()
+    assert len(curves) == 1 and curves[0] == pytest.approx(means.to_numpy(), abs=1e-12)
+
+
+def test_a_point_of_the_plane_is_an_interval_over_seeds_not_over_rows():
+    runs = recorded("runs")
+    tuned = runs[runs["arm"] == "fine-tune"]
+    again = tuned.assign(lineage="again")  # each checkpoint twice: no more seeds than before
+    spans = []
+    for table in (tuned, pd.concat([tuned, again])):
+        (bar,) = [c for c in plane(table, ARMS).axes[0].containers]
+        spans.append(bar.lines[2][0].get_segments()[0])
+    assert spans[0] == pytest.approx(spans[1], abs=1e-12)
+
+
+# --- which arms are shown over epochs -------------------------------------------------------------
+
+
+def test_shown_over_epochs_are_bounds_and_half_and_nine_tenths_in_order():
+    assert shown_over_epochs(ARMS) == [
+        "fine-tune",
+        "all frozen",
+        "MSE 50 %",
+        "MSE 90 %",
+        "random 50 %",
+        "random 90 %",
+        "Pearson 50 %",
+        "bottom 50 %",
+    ]
+    # more labels: their halves go before any nine tenths
+    more = arms_table(
+        ("fine-tune", "finetune", "fine-tune"),
+        *(line for name in "abcdef" for line in shares("weights", name, name, 0.5, 0.9)),
+        ("all frozen", "all frozen", "all frozen", 1.0),
+    )
+    halves = [f"{name} 50 %" for name in "abcdef"]
+    assert shown_over_epochs(more) == ["fine-tune", *halves, "all frozen"]
+    # a reader's profile without any of them: what starts from a checkpoint, in order
+    own = arms_table(
+        *((f"x{i}", "soft", f"x{i}") for i in range(9)), ("j", "joint", "j", None, "joint20")
+    )
+    assert shown_over_epochs(own) == [f"x{i}" for i in range(8)]
+    assert shown_over_epochs(own.iloc[-1:]) == []
+
+
+def test_over_epochs_draws_them_in_their_colours():
+    legend = legend_of(over_epochs(recorded("runs"), recorded("accuracy"), ARMS))
+    assert list(legend) == shown_over_epochs(ARMS)
+    assert tint(legend["MSE 90 %"]) == tint(legend["MSE 50 %"]) == "#0072B2"
+    styles = {name: handle.get_linestyle() for name, handle in legend.items()}
+    assert styles["MSE 50 %"] == styles["fine-tune"] == styles["all frozen"] == "-"
+    assert styles["MSE 90 %"] == styles["random 90 %"] == "--"
+
+
+def test_over_epochs_shows_round_two_alone():
+    runs, accuracy = recorded("runs"), recorded("accuracy")
+    third = accuracy.assign(round=3, accuracy=0.0)
+    one, other = (over_epochs(runs, t, ARMS) for t in (accuracy, pd.concat([accuracy, third])))
+    for a, b in zip(one.axes[0].lines, other.axes[0].lines):
+        assert np.array_equal(a.get_xydata(), b.get_xydata())
+
+
+# --- overlap --------------------------------------------------------------------------------------
+
+
+def test_overlap_bars_are_labelled_by_the_table_of_rankings():
+    figure = figures.overlap_bars(overlaps(), RANKINGS, 0.5, "made up")
+    ax = figure.axes[0]
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert labels[::-1] == [
+        "mean map of all classes",
+        "null: flat map",
+        "null: centred blob",
+        "null: shuffled pixels",
+        "random",
+    ]
+    widths = [bar.get_width() for bar in ax.patches][::-1]
+    assert widths == pytest.approx([0.9535, 0.5035, 0.8035, 0.6035, 0.3035])
+    assert "filters MSE chooses at 50%" in ax.get_xlabel()
+    other = RANKINGS.replace({"label": {"MSE": "squares", "random": "dice"}})
+    ax = figures.overlap_bars(overlaps(), other, 0.5, "").axes[0]
+    assert "squares" in ax.get_xlabel() and ax.get_yticklabels()[0].get_text() == "dice"
+    unknown = figures.overlap_bars(overlaps(), RANKINGS[:1], 0.5, "").axes[0]
+    assert unknown.get_yticklabels()[0].get_text() == "random"
+
+
+# --- all of them, any name, older records ---------------------------------------------------------
+
+
+def test_every_figure_of_a_record_can_be_drawn(tmp_path):
+    found = from_tables(recorded)
+    names = {"learning_curves", "per_class", "overlap", "over_epochs", "retained", "plane"}
+    assert set(found) == names
+    for name, figure in found.items():
+        assert drawn(figure, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["$x_{$", "a $ and b $ c_{", r"\$1 & <b>"])
+def test_any_name_of_a_class_or_an_arm_can_be_drawn(name, tmp_path):
+    tables = {t: recorded(t) for t in ("runs", "accuracy", "arms", "rankings", "per_class")}
+    for table in ("runs", "accuracy", "arms"):
+        tables[table] = tables[table].replace({"arm": {"fine-tune": name}})
+    tables["arms"] = tables["arms"].replace({"label": {"MSE": name}})
+    tables["runs"]["data"] = name
+    tables["per_class"] = tables["per_class"].replace({"class": {"apple": name}})
+    tables["rankings"] = RANKINGS.replace({"label": {"MSE": name, "random": name}})
+    tables |= {"overlap": overlaps(), "summary": summary(tables["runs"])}
+
+    def read(table):
+        if table not in tables:
+            raise FileNotFoundError(table)
+        return tables[table]
+
+    found = from_tables(read)
+    assert set(found) == {"per_class", "overlap", "over_epochs", "retained", "plane"}
+    picture = np.zeros((3, 4, 4))
+    found["grid"] = figures.image_grid({name: [picture]}, [name], heading=name)
+    found["matrix"] = figures.matrix(np.eye(2), [name, "b"], name, name)
+    found["scores"] = figures.score_heat_map(np.eye(2), [name, "b"], name)
+    found["realised"] = figures.realised_fractions(
+        pd.DataFrame({"rule": [name], "layer": [name], "fraction": [0.5]}), name
+    )
+    for figure in found.values():
+        figure.draw_without_rendering()  # raises where a name is read as a formula
+    assert drawn(found["plane"], tmp_path)
+    assert name in legend_of(found["over_epochs"])  # as it is, not as a formula
+
+
+def test_an_older_record_names_the_command_that_makes_what_it_lacks():
+    def without(missing):
+        def read(name):
+            if name == missing:
+                raise FileNotFoundError(name)
+            return recorded(name)
+
+        return read
+
+    for missing in ("arms", "rankings"):
+        with pytest.raises(
+            FileNotFoundError, match=f"{missing}.csv.*make reproduce PROFILE=compact"
+        ):
+            from_tables(without(missing))
+
+
+def test_an_arm_without_a_line_in_its_table_is_named():
+    arms = ARMS[ARMS["arm"] != "MSE 25 %"]
+    with pytest.raises(ValueError, match="'MSE 25 %'.*arms.csv.*make reproduce"):
+        plane(recorded("runs"), arms)
+
+
+def test_more_than_two_tasks_have_a_learning_curve_each():
+    rows = [
+        {"seed": s, "epoch": e, "task": f"task{k}", "accuracy": 0.1 * k}
+        for s in (1, 2)
+        for e in (1, 2)
+        for k in (1, 2, 3)
+    ]
+    legend = legend_of(figures.learning_curves(pd.DataFrame(rows), "made up"))
+    assert [name for name in legend if "task" in name] == [
+        f"task{k}, mean of 2 seeds" for k in (1, 2, 3)
+    ]
+    assert sum(name.startswith("paper") for name in legend) == 2
+
+
+def test_the_plane_of_one_seed_without_checkpoints_or_controls(tmp_path):
+    runs = recorded("runs")
+    runs = runs[(runs["seed"] == 1) & runs["arm"].isin(["task 2 only", "joint 20-way"])]
+    figure = plane(runs, ARMS, pd.DataFrame(), beside_paper=False)
+    assert list(legend_of(figure)) == ["joint 20-way", "task 2 only"]
+    assert "one seed, no intervals" in figure.get_suptitle() and drawn(figure, tmp_path)
+    assert "fine-tuning's trajectory" in legend_of(plane(recorded("runs"), ARMS, controls()))

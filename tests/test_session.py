@@ -1,0 +1,45 @@
+"""What a notebook's outputs depend on: the code of every package, and its numbered place."""
+
+import shutil
+
+import pytest
+
+from lib.report import session
+from lib.study.profile import ROOT
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of lib that `code_hash` looks at."""
+    shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(session, "ROOT", tmp_path)
+    return tmp_path / "lib"
+
+
+def test_code_hash_sees_packages_within_packages(copy):
+    hashes = [session.code_hash()]
+    (copy / "report/statistics.py").write_text("ALPHA = 0.1\n")
+    hashes.append(session.code_hash())
+    (copy / "one/two").mkdir(parents=True)
+    (copy / "one/two/three.py").write_text("x = 1\n")
+    hashes.append(session.code_hash())
+    (copy / "one/two/three.py").rename(copy / "one/three.py")  # a file elsewhere is another file
+    hashes.append(session.code_hash())
+    assert len(set(hashes)) == 4
+
+
+def test_code_hash_is_blind_to_comments_docstrings_and_editors_copies(copy):
+    before, path = session.code_hash(), copy / "report/claims.py"
+    text = path.read_text()
+    path.write_text(
+        text.replace('"""fine', '"""Fine').replace('"""acc1 before', '"""Loss:') + "# x\n"
+    )
+    (copy / ".ipynb_checkpoints").mkdir()
+    (copy / ".ipynb_checkpoints/x.py").write_text("x = 1\n")
+    (copy / "report/.hidden.py").write_text("x = 1\n")
+    assert path.read_text() != text and session.code_hash() == before
+
+
+def test_notebooks_are_those_of_the_folder_in_order():
+    assert list(session.NOTEBOOKS) == sorted(session.NOTEBOOKS) and len(session.NOTEBOOKS) >= 5
+    assert set(session.NOTEBOOKS) == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
