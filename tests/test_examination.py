@@ -9,7 +9,6 @@ import torch
 from lib import examination
 from lib.data import Task, normalise
 from lib.network import conv_layers, vgg16
-from lib.profile import Explain
 
 
 def network():
@@ -112,7 +111,7 @@ def test_noise_reliability_is_one_for_the_same_noise_and_low_for_other_noise(mon
             to_pixels(maximize_activation(model, "conv4_1", steps=2, seed=1, statistics=t), t)
         )
     }
-    other = examination.noise_reliability(model, t, heat, 1, Explain(steps=2))["correlation"].item()
+    other = examination.noise_reliability(model, t, heat, 1, steps=2)["correlation"].item()
     monkeypatch.setattr(examination, "OTHER_NOISE", 0)
-    same = examination.noise_reliability(model, t, heat, 1, Explain(steps=2))["correlation"].item()
+    same = examination.noise_reliability(model, t, heat, 1, steps=2)["correlation"].item()
     assert same == pytest.approx(1, abs=1e-5) and other < 0.5
