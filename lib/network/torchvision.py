@@ -59,23 +59,21 @@ def _skeleton(name: str, n_classes: int, width: float, image_size: int) -> nn.Mo
     plain_resnet = name.startswith(("resnet", "wide_resnet"))  # no grouped convolutions
     if width != 1 and not plain_resnet:
         raise ValueError(f"width {width} for {name}: expected 1; only vgg and ResNets are scaled")
-    # a RegNet computes its plan with tensors, and on the meta device there are no numbers
-    device = torch.get_default_device()
-    built_on = "cpu" if name.startswith("regnet") else device
-    with (
-        torch.random.fork_rng(devices=[]),
-        torch.device(built_on),
-    ):  # constructors draw of their own
-        options = OPTIONS.get(name, {})
-        model = models.get_model(name, weights=None, num_classes=n_classes, **options)
-    model = model.to(device)
-    if isinstance(model, models.ResNet) and image_size <= SMALL:
-        channels = model.conv1.out_channels
-        model.conv1 = nn.Conv2d(3, channels, 3, stride=1, padding=1, bias=False)
-        model.maxpool = nn.Identity()
-    if width != 1:
-        _scale_channels(model, width)
-    return model
+    device = planned_on = torch.get_default_device()
+    if name.startswith("regnet"):  # plans itself by tensors, and the meta device has no numbers
+        planned_on = torch.device("cpu")
+    elif width != 1:  # no layer of this size stays
+        planned_on = torch.device("meta")
+    with torch.random.fork_rng(devices=[]):  # constructors draw weights of their own
+        with planned_on:
+            options = OPTIONS.get(name, {})
+            model = models.get_model(name, weights=None, num_classes=n_classes, **options)
+            if isinstance(model, models.ResNet) and image_size <= SMALL:
+                stem = nn.Conv2d(3, model.conv1.out_channels, 3, stride=1, padding=1, bias=False)
+                model.conv1, model.maxpool = stem, nn.Identity()
+        if width != 1:
+            _scale_channels(model, width)
+    return model.to(device)
 
 
 def _scale_channels(model: nn.Module, width: float) -> None:
