@@ -171,7 +171,7 @@ def test_output_gradients_are_those_of_the_outputs_as_they_were():
 
 
 def test_hooks_work_on_a_resnet_with_all_its_layers():
-    model = build(4, architecture="resnet18", width=0.0625).eval()
+    model = build(4, architecture="resnet18", width=0.25).eval()
     with activations(conv_layers(model)) as seen:
         model(torch.zeros(1, 3, 32, 32))
     assert list(seen) == list(conv_layers(model)) and len(seen) == 20

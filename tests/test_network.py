@@ -271,7 +271,7 @@ def test_a_way_that_depends_on_values_is_refused_where_there_is_a_norm():
 
 
 def test_names_and_norms_are_the_same_inside_frozen():
-    for model in (vgg16(4, 0.0625, True), build(4, architecture="resnet18", width=0.0625)):
+    for model in (vgg16(4, 0.0625, True), build(4, architecture="resnet18", width=0.25)):
         convs, norms = conv_layers(model), norm_layers(model)
         masks = {k: torch.arange(c.out_channels) % 2 == 0 for k, c in convs.items()}
         with frozen(model, masks, "filter"):
@@ -298,7 +298,7 @@ def test_up_to_equals_a_hook_s_output(layer, batch_norm):
 def test_any_network_is_cut_before_and_after_every_layer(name):
     """Inputs and outputs as hooks on the whole run see them (cloned: what follows may work in
     place)."""
-    model = build(3, seeded(), architecture=name, width=0.0625 if name == "resnet18" else 1).eval()
+    model = build(3, seeded(), architecture=name, width=0.25 if name == "resnet18" else 1).eval()
     x, seen = images(), {}
 
     def keep(layer):
@@ -324,7 +324,7 @@ def test_below_vgg_is_a_sequential_that_ends_before_the_convolution():
 
 
 def test_what_lies_behind_the_layer_is_not_run():
-    model = build(3, architecture="resnet18", width=0.0625)
+    model = build(3, architecture="resnet18", width=0.25)
     model.layer3.register_forward_pre_hook(lambda m, i: pytest.fail("layer3 was run"))
     up_to(model, "layer2.1.conv2")(images())
     unused = nn.Sequential(nn.Conv2d(3, 3, 1))
@@ -515,6 +515,7 @@ def test_a_network_s_weights_come_from_the_generator_alone(name, width):
         ({"architecture": "resnet18", "init": "zeros"}, "init 'zeros': expected one of"),
         ({"architecture": "densenet121", "width": 0.5}, "width 0.5 for densenet121: expected 1"),
         ({"architecture": "resnext50_32x4d", "width": 0.5}, "expected 1; only vgg and ResNets"),
+        ({"architecture": "resnet18", "width": 0.2}, "would have 13 input channels.*below 16"),
         ({"architecture": "resnet17"}, "'resnet17': expected vgg or one of .*resnet18"),
         ({"architecture": "alexnet"}, "alexnet does not work on images of 32 px"),
         ({"architecture": "vit_b_16"}, "vit_b_16 does not work on images of 32 px"),

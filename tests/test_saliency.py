@@ -36,7 +36,7 @@ def unlike_the_start(model, dtype):
 
 def resnet(dtype=torch.float64):
     draw = torch.Generator().manual_seed(5)
-    model = build(4, draw, architecture="resnet18", width=0.125).to(dtype)
+    model = build(4, draw, architecture="resnet18", width=0.25).to(dtype)
     return unlike_the_start(model, dtype)
 
 

@@ -12,6 +12,10 @@ from lib.network.vgg import INITS, initialise
 OPTIONS = {
     name: {"aux_logits": False, "init_weights": False} for name in ("googlenet", "inception_v3")
 }
+# fewer input channels than this in a strided 1 x 1 convolution, channels_last, make the weight
+# gradient of oneDNN (PyTorch's convolutions on a processor) wrong, or end the process
+# (uxlfoundation/oneDNN issue 6035: 2 to 7 channels with AVX2, up to 15 with AVX-512)
+FEWEST = 16
 SMALL = 64  # images up to this size (px) enter a ResNet by the stem usual for CIFAR
 
 
@@ -35,7 +39,8 @@ def torchvision_cnn(
 
     A ResNet for images up to 64 px has the stem usual for CIFAR: its first convolution is 3 x 3
     with stride 1, and no max pooling follows. width scales every channel count of a ResNet; other
-    networks come at width 1 only. init, generator: as for `lib.network.vgg16`, for every
+    networks come at width 1 only, and widths that leave a ResNet too few channels are refused (for
+    resnet18 those below 0.25). init, generator: as for `lib.network.vgg16`, for every
     convolution and linear layer ("study" is what torchvision does in a ResNet). Raises ValueError
     for an unknown name or init, and for a network that cannot work on such images."""
     if init not in INITS:
@@ -73,6 +78,14 @@ def _skeleton(name: str, n_classes: int, width: float, image_size: int) -> nn.Mo
                 model.conv1, model.maxpool = stem, nn.Identity()
         if width != 1:
             _scale_channels(model, width)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1:
+            if layer.in_channels < FEWEST:
+                raise ValueError(
+                    f"width {width} for {name}: a strided 1 x 1 convolution would have "
+                    f"{layer.in_channels} input channels, and training it fails on some processors "
+                    f"below {FEWEST}: choose a greater width"
+                )
     return model.to(device)
 
 
