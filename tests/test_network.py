@@ -323,6 +323,17 @@ def test_below_vgg_is_a_sequential_that_ends_before_the_convolution():
     assert torch.equal(conv_layers(model)["conv3_1"](cut(x)), up_to(model, "conv3_1")(x))
 
 
+def test_a_compiled_model_s_layers_are_those_of_the_model():
+    """Nothing is compiled here: only the wrapper is put around."""
+    for model, layer in ((vgg16(4, 0.0625, True), "conv2_1"), (meta("resnet18"), "layer1.0.conv1")):
+        wrapped = torch.compile(model)
+        assert conv_layers(wrapped) == conv_layers(model)
+        assert norm_layers(wrapped) == norm_layers(model) and norm_layers(model)
+        assert type(up_to(wrapped, layer)) is type(up_to(model, layer))
+        whole, cut = below(model, layer).state_dict(), below(wrapped, layer).state_dict()
+        assert list(whole) == list(cut)
+
+
 def test_what_lies_behind_the_layer_is_not_run():
     model = build(3, architecture="resnet18", width=0.25)
     model.layer3.register_forward_pre_hook(lambda m, i: pytest.fail("layer3 was run"))

@@ -38,6 +38,11 @@ def conv_layers(model: nn.Module) -> dict[str, nn.Conv2d]:
     return dict(zip(_unique_names(list(found)), found.values())) if found else {}
 
 
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """What torch.compile was given; any other model itself."""
+    return getattr(model, "_orig_mod", model)
+
+
 class _Tracer(fx.Tracer):
     """Writes down which module's output enters which; looks into no convolution and no norm, so
     that it does not matter what is done to their forward passes."""
@@ -54,7 +59,7 @@ def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
     convolution is nobody's), and norms or convolutions shared so that no pair is unique. Raises
     ValueError where a model with batch norm decides its way by values, so that it cannot be
     followed."""
-    model = getattr(model, "_orig_mod", model)  # a compiled model: what was compiled
+    model = _uncompiled(model)
     if not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         return {}
     try:
@@ -112,6 +117,7 @@ def _conv(model: nn.Module, layer: str) -> nn.Conv2d:
 def up_to(model: nn.Module, layer: str) -> nn.Module:
     """The network from its input to the output of convolution `layer` (before batch norm and ReLU);
     shares weights. For VGG a Sequential of its layers; any other network is left on the way."""
+    model = _uncompiled(model)
     _conv(model, layer)
     if not isinstance(model, VGG):
         return Cut(model, layer, "output")
@@ -122,4 +128,4 @@ def up_to(model: nn.Module, layer: str) -> nn.Module:
 def below(model: nn.Module, layer: str) -> nn.Module:
     """The network from its input to what enters convolution `layer`; as `up_to`."""
     cut = up_to(model, layer)
-    return cut[:-1] if isinstance(cut, nn.Sequential) else Cut(model, layer, "input")
+    return cut[:-1] if isinstance(cut, nn.Sequential) else Cut(cut.model, layer, "input")
