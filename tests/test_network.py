@@ -238,16 +238,17 @@ def test_norms_of_a_resnet_and_of_a_densenet_by_name():
 
 
 class Shared(nn.Module):
-    """One norm after two convolutions, one of its own, and one after a ReLU."""
+    """One norm after two convolutions, one of its own, and one also used after a ReLU."""
 
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.c = (nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.a, self.b, self.c, self.d = (nn.Conv2d(3, 3, 1) for _ in range(4))
         self.both, self.own, self.late = (nn.BatchNorm2d(3) for _ in range(3))
 
     def forward(self, x):
         x = self.both(self.b(self.both(self.a(x))))
-        return self.late(self.own(self.c(x)).relu())
+        x = self.d(self.own(self.c(x)).relu())
+        return self.late(self.late(x).relu())
 
 
 def test_a_norm_of_two_convolutions_is_nobody_s_and_registration_order_plays_no_part():

@@ -67,9 +67,8 @@ def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
     except Exception as error:
         raise ValueError(
             f"the way of an image through {type(model).__name__} cannot be followed "
-            f"({error}), so it is not known which batch norm follows "
-            "which convolution: expected a forward pass that torch.fx can trace, without branches "
-            "on values"
+            f"({error}), so it is not known which batch norm follows which convolution: expected a "
+            "forward pass that torch.fx can trace, without branches on values"
         ) from error
 
     def called(node) -> nn.Module | None:
@@ -77,13 +76,12 @@ def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
         return model.get_submodule(node.target) if is_call else None
 
     pairs = {
-        (source, norm)
+        (called(node.args[0]), norm)
         for node in graph.nodes
         if isinstance(norm := called(node), nn.BatchNorm2d) and node.args
-        if isinstance(source := called(node.args[0]), nn.Conv2d)
     }
-    convs, norms = (Counter(side) for side in zip(*pairs)) if pairs else ({}, {})
-    own = {conv: norm for conv, norm in pairs if convs[conv] == norms[norm] == 1}
+    sources, norms = Counter(source for source, _ in pairs), Counter(norm for _, norm in pairs)
+    own = {source: norm for source, norm in pairs if sources[source] == norms[norm] == 1}
     return {name: own[conv] for name, conv in conv_layers(model).items() if conv in own}
 
 
