@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.data import Task, normalise
+from lib.hooks import evaluation
 from lib.precision import autocast
 
 EVALUATION_BATCH = 500
@@ -36,14 +37,9 @@ def predict(
         return model.head(seen[task.name, number])
 
     device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
-    was_training = model.training
-    model.eval()
-    try:
-        with autocast(precision, device):
-            parts = [logits(part, i).to(dtype) for i, part in enumerate(x.split(EVALUATION_BATCH))]
-        return torch.cat(parts)
-    finally:
-        model.train(was_training)
+    with evaluation(model), autocast(precision, device):
+        parts = [logits(part, i).to(dtype) for i, part in enumerate(x.split(EVALUATION_BATCH))]
+    return torch.cat(parts)
 
 
 def evaluate(

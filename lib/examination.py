@@ -3,7 +3,6 @@ depend on them."""
 
 import copy
 from collections.abc import Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from lib import freezing
 from lib.data import Task, normalise
+from lib.hooks import evaluation, out_of_place
 from lib.network import conv_layers
 from lib.ranking import NULL_MAPS, RANKINGS, Evidence, similarity
 from lib.saliency import choose_images, decompose, fullgrad, scale
@@ -79,7 +79,8 @@ def attributions(model: nn.Module, task: Task, images: Tensor) -> dict[str, Tens
 
     x = normalise(images, task)
     targets = torch.arange(len(images), device=x.device) + task.first_output
-    with _explainable(model):
+    # Captum's layer hooks need a convolution's output unharmed
+    with evaluation(model), out_of_place(model):
         gradient = Saliency(model).attribute(x.clone().requires_grad_(), target=targets).mean(1)
         last = list(conv_layers(model).values())[-1]
         cam = LayerGradCam(model, last).attribute(x, target=targets, relu_attributions=True)
@@ -89,25 +90,6 @@ def attributions(model: nn.Module, task: Task, images: Tensor) -> dict[str, Tens
         "input gradient": scale(gradient.detach()),
         "Grad-CAM": scale(cam.detach()),
     }
-
-
-@contextmanager
-def _explainable(model: nn.Module):
-    """Evaluation mode and no in-place ReLU inside: Captum's layer hooks need a convolution's output
-    unharmed."""
-    was_training, inplace = (
-        model.training,
-        [m for m in model.modules() if getattr(m, "inplace", False)],
-    )
-    model.eval()
-    for module in inplace:
-        module.inplace = False
-    try:
-        yield
-    finally:
-        for module in inplace:
-            module.inplace = True
-        model.train(was_training)
 
 
 def completeness(model: nn.Module, task: Task, images: Tensor) -> dict[str, float]:
@@ -126,23 +108,25 @@ def noise_reliability(
     task: Task,
     heat: dict[str, Tensor],
     seed: int,
-    explain: Explain,
+    steps: int = 30,
+    lr: float = 0.1,
     filters: int = 8,
 ) -> pd.DataFrame:
     """Rows {layer, correlation}: the same filters visualised again from other noise; mean Pearson
     correlation of the two heat maps of the first few filters. Low: the picture shows the noise it
     started from, not the filter.
 
-    heat: layer -> (F, H, W) from the study's own noise, by the default heat-map rule."""
+    heat: layer -> (F, H, W) from the study's own noise, by the default heat-map rule, made with the
+    same steps and lr."""
     rows = []
     for layer, first in heat.items():
         again = maximize_activation(
             model,
             layer,
             range(min(filters, len(first))),
-            explain.steps,
+            steps,
             seed + OTHER_NOISE,
-            explain.lr,
+            lr,
             first.shape[-1],
             task,
         )

@@ -1,11 +1,11 @@
 """FullGrad (Srinivas & Fleuret 2019): a logit split without remainder, the saliency map made from
 it, class maps.
 
-parts = decompose(model, x, targets)          # parts.residual: what the split leaves unexplained, ~
-rounding maps = fullgrad(model, x, targets)            # (B, H, W) class_maps(model, task).maps
-# (C, H, W), what the network looks at for each class"""
+parts = decompose(model, x, targets)   # parts.residual: what the split leaves: rounding
+maps = fullgrad(model, x, targets)     # (B, H, W)
+class_maps(model, task).maps           # (C, H, W), what the network looks at for each class
+"""
 
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lib.data import Task, normalise
 from lib.evaluation import predict
+from lib.hooks import evaluation, output_gradients
 
 BATCH = 50  # images explained at once: bounds memory, not results
 
@@ -38,35 +39,19 @@ class Decomposition(NamedTuple):
 
 def effective_bias(module: nn.Module) -> Tensor | None:
     """The constant (C,) a layer adds in evaluation mode: its bias, or beta - mean * gamma /
-    sqrt(var + eps)."""
+    sqrt(var + eps) (gamma 1 and beta 0 in batch norm without them); None if it adds nothing.
+    Raises ValueError for batch norm without running statistics."""
     if isinstance(module, nn.BatchNorm2d):
-        return module.bias - module.running_mean * module.weight / torch.sqrt(
-            module.running_var + module.eps
-        )
+        if module.running_mean is None:
+            raise ValueError(
+                "batch norm without running statistics, which makes an image's logit depend on the "
+                "others in its batch: expected track_running_stats=True"
+            )
+        sigma = torch.sqrt(module.running_var + module.eps)
+        if module.weight is None:
+            return -module.running_mean / sigma
+        return module.bias - module.running_mean * module.weight / sigma
     return module.bias if isinstance(module, (nn.Conv2d, nn.Linear)) else None
-
-
-@contextmanager
-def _output_gradients(model: nn.Module):
-    """Inside, a backward pass fills the yielded dict: layer -> gradient of the explained scalar at
-    its output.
-
-    The hook sits on the output tensor, not on the module, so that in-place ReLU after it does no
-    harm."""
-    gradients: dict[str, Tensor] = {}
-    handles = []
-    for name, module in model.named_modules():
-        if effective_bias(module) is not None:
-
-            def keep(_module, _inputs, output, name=name):
-                output.register_hook(lambda grad: gradients.__setitem__(name, grad))
-
-            handles.append(module.register_forward_hook(keep))
-    try:
-        yield gradients
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def decompose(model: nn.Module, images: Tensor, targets: Tensor) -> Decomposition:
@@ -74,25 +59,22 @@ def decompose(model: nn.Module, images: Tensor, targets: Tensor) -> Decompositio
     3).
 
     images: normalised float (B, 3, H, W); targets: int64 (B,), output numbers. Exact for networks
-    of convolutions, linear layers, batch norm (evaluation mode), ReLU and max pooling. Mode,
-    requires_grad and hooks of the model are afterwards as before; no parameter gets a gradient."""
+    of convolutions, linear layers, batch norm (evaluation mode), ReLU, max and average pooling and
+    residual additions. Modes, requires_grad and hooks of the model are afterwards as before; no
+    parameter gets a gradient."""
     if images.ndim != 4 or len(images) != len(targets):
         raise ValueError(
             f"images {tuple(images.shape)} and targets {tuple(targets.shape)}: "
             "expected (B, 3, H, W) and (B,)"
         )
-    was_training = model.training
-    model.eval()
-    try:
-        x = images.detach().clone().requires_grad_()
-        with torch.enable_grad(), _output_gradients(model) as gradients:
-            logit = model(x).gather(1, targets.view(-1, 1)).squeeze(1)
-            (grad_x,) = torch.autograd.grad(logit.sum(), x)
-    finally:
-        model.train(was_training)
+    biased = {name: m for name, m in model.named_modules() if effective_bias(m) is not None}
+    x = images.detach().clone().requires_grad_()
+    with torch.enable_grad(), evaluation(model), output_gradients(biased) as gradients:
+        logit = model(x).gather(1, targets.view(-1, 1)).squeeze(1)
+        (grad_x,) = torch.autograd.grad(logit.sum(), x)
     terms = {}
     with torch.no_grad():
-        for name, module in model.named_modules():
+        for name, module in biased.items():
             if name in gradients:
                 bias = effective_bias(module)
                 terms[name] = gradients[name] * bias.view(1, -1, *[1] * (gradients[name].ndim - 2))

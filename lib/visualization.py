@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.data import Images, Task
-from lib.network import VGG, conv_layers, up_to
+from lib.hooks import evaluation
+from lib.network import below, conv_layers
 from lib.saliency import scale
 from lib.seeds import seed_of
 
@@ -60,30 +61,55 @@ def _normalise(pixels: Tensor, statistics: Task | Images | None) -> Tensor:
     return (pixels - mean) / std
 
 
-def mean_activation_weights(conv: nn.Conv2d, filters: Sequence[int], size: int) -> Tensor:
-    """(F, C, size, size): the mean of a filter's map is linear in the layer's input; these are its
+def mean_activation_weights(
+    conv: nn.Conv2d, filters: Sequence[int], size: tuple[int, int]
+) -> Tensor:
+    """(F, C, *size): the mean of a filter's map is linear in the layer's input; these are its
     coefficients.
 
     mean(conv(x)[f]) = <x, weights[f]> + bias[f]. So the visualised convolution itself never has to
-    be run: for F filters it would compute F maps for each of F images, of which F are used."""
-    h_out = (size + 2 * conv.padding[0] - conv.kernel_size[0]) // conv.stride[0] + 1
-    ones = conv.weight.new_ones(1, 1, h_out, h_out) / h_out**2
-    rest = (size + 2 * conv.padding[0] - conv.kernel_size[0]) % conv.stride[0]
+    be run: for F filters it would compute F maps for each of F images, of which F are used. For
+    any kernel, stride and dilation, zero padding in numbers and no groups; for the others see
+    `weights_by_gradient`."""
+    shape = zip(size, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    ways = [divmod(n + 2 * p - d * (k - 1) - 1, s) for n, k, s, p, d in shape]
+    h_out, w_out = (steps + 1 for steps, _ in ways)
+    ones = conv.weight.new_ones(1, 1, h_out, w_out) / (h_out * w_out)
     parts = [
         F.conv_transpose2d(
             ones,
             conv.weight[f : f + 1],
             stride=conv.stride,
             padding=conv.padding,
-            output_padding=rest,
+            output_padding=[rest for _, rest in ways],
+            dilation=conv.dilation,
         )
         for f in filters
     ]
     return torch.cat(parts)
 
 
+def weights_by_gradient(
+    conv: nn.Conv2d, filters: Sequence[int], shape: tuple[int, int, int]
+) -> Tensor:
+    """The same coefficients (F, *shape) for any convolution (groups, any padding), as the gradient
+    of the mean with respect to the input (C, H, W), whose value plays no part."""
+    x = conv.weight.new_zeros(len(filters), *shape).requires_grad_()
+    with torch.enable_grad():
+        means = conv(x)[range(len(filters)), list(filters)].mean((1, 2))
+        (weights,) = torch.autograd.grad(means.sum(), x)
+    return weights
+
+
+def _weights(conv: nn.Conv2d, filters: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+    numbers = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    if numbers and conv.groups == 1:
+        return mean_activation_weights(conv, filters, shape[1:]).detach()
+    return weights_by_gradient(conv, filters, shape)
+
+
 def maximize_activation(
-    model: VGG,
+    model: nn.Module,
     layer: str,
     filters: Sequence[int] | None = None,
     steps: int = 30,
@@ -99,30 +125,23 @@ def maximize_activation(
     the loop exactly (Adam works element by element). Evaluation mode; only the network below the
     layer is run, without weight gradients. statistics: mean / std the network's inputs were
     normalised with (None: 0 / 1). float32 or float64 as the model; not under autocast, since deep
-    images drift apart in bf16. The model is afterwards as before."""
-    conv = conv_layers(model).get(layer)
-    if conv is None or conv.groups != 1:
-        raise ValueError(
-            f"no convolution {layer!r}: expected one of {', '.join(conv_layers(model))}"
-        )
+    images drift apart in bf16. The model is afterwards as before. Raises ValueError for an unknown
+    layer or filter."""
+    before = below(model, layer)
+    conv = conv_layers(model)[layer]
     filters = list(range(conv.out_channels)) if filters is None else list(filters)
     if wrong := [f for f in filters if not 0 <= f < conv.out_channels]:
         raise ValueError(f"{layer} has filters 0 to {conv.out_channels - 1}, not {wrong[:5]}")
-    below = up_to(model, layer)[:-1]
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation(model):
         done = [
-            _ascend(below, conv, layer, part, steps, seed, lr, image_size, statistics)
+            _ascend(before, conv, layer, part, steps, seed, lr, image_size, statistics)
             for part in (filters[i : i + BATCH] for i in range(0, len(filters), BATCH))
         ]
-    finally:
-        model.train(was_training)
     return torch.cat(done) if done else conv.weight.new_zeros(0, 3, image_size, image_size)
 
 
 def _ascend(
-    below: nn.Module,
+    before: nn.Module,
     conv: nn.Conv2d,
     layer: str,
     filters: list[int],
@@ -141,9 +160,9 @@ def _ascend(
     weights = None
     for _ in range(steps):
         with torch.enable_grad():
-            a = below(x)  # (F, C, h, w)
+            a = before(x)  # (F, C, h, w): what enters the convolution
             if weights is None:
-                weights = mean_activation_weights(conv, filters, a.shape[-1]).detach()
+                weights = _weights(conv, filters, tuple(a.shape[1:]))
             loss = -(a * weights).sum()  # the bias is constant: no gradient
             (x.grad,) = torch.autograd.grad(loss, x)
         adam.step()

@@ -8,8 +8,7 @@ import torch
 
 from lib import examination
 from lib.data import Task, normalise
-from lib.network import conv_layers, vgg16
-from lib.study.profile import Explain
+from lib.network import build, conv_layers, vgg16
 
 
 def network():
@@ -56,6 +55,33 @@ def test_attributions_equal_their_definitions_and_leave_the_model_as_it_was():
     span = cam.amax((1, 2), True) - cam.amin((1, 2), True)
     slow = (cam - cam.amin((1, 2), True)) / span.clamp_min(1e-12)
     torch.testing.assert_close(found["Grad-CAM"], slow.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_attributions_of_a_resnet():
+    """Grad-CAM looks at the last convolution of the last block, before the residual addition;
+    against a split of the forward pass by hand."""
+    draw = torch.Generator().manual_seed(4)
+    model, t = build(3, draw, architecture="resnet18", width=0.25), task()
+    model(normalise(t.x, t))  # statistics of a batch
+    found = examination.attributions(model, t, t.x[:3])
+    assert list(found) == ["FullGrad", "input gradient", "Grad-CAM"] and model.training
+    assert list(conv_layers(model).values())[-1] is model.layer4[1].conv2
+    model.eval()
+    block, x = model.layer4[1], normalise(t.x[:3], t)
+    with torch.no_grad():
+        stem = model.relu(model.bn1(model.conv1(x)))
+        entered = model.layer4[0](model.layer3(model.layer2(model.layer1(stem))))
+        a = block.conv2(block.bn1(block.conv1(entered)).relu())
+    a.requires_grad_()
+    logits = model.fc((block.bn2(a) + entered).relu().mean((2, 3)))
+    (g,) = torch.autograd.grad(logits[range(3), range(3)].sum(), a)
+    cam = (g.mean((2, 3), keepdim=True) * a).sum(1, keepdim=True).relu().detach()
+    cam = torch.nn.functional.interpolate(cam, size=(32, 32), mode="bilinear")[:, 0]
+    assert cam.amax((1, 2)).max() > 0
+    span = cam.amax((1, 2), True) - cam.amin((1, 2), True)
+    slow = (cam - cam.amin((1, 2), True)) / span.clamp_min(1e-12)
+    torch.testing.assert_close(found["Grad-CAM"], slow, rtol=1e-3, atol=1e-4)
+    assert examination.completeness(model, t, t.x[:3])["float64"] < 1e-12
 
 
 def test_completeness_is_a_matter_of_rounding_only():
@@ -112,7 +138,7 @@ def test_noise_reliability_is_one_for_the_same_noise_and_low_for_other_noise(mon
             to_pixels(maximize_activation(model, "conv4_1", steps=2, seed=1, statistics=t), t)
         )
     }
-    other = examination.noise_reliability(model, t, heat, 1, Explain(steps=2))["correlation"].item()
+    other = examination.noise_reliability(model, t, heat, 1, steps=2)["correlation"].item()
     monkeypatch.setattr(examination, "OTHER_NOISE", 0)
-    same = examination.noise_reliability(model, t, heat, 1, Explain(steps=2))["correlation"].item()
+    same = examination.noise_reliability(model, t, heat, 1, steps=2)["correlation"].item()
     assert same == pytest.approx(1, abs=1e-5) and other < 0.5

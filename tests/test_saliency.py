@@ -3,29 +3,41 @@ formula."""
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lib.data import Task
-from lib.network import vgg16
-from lib.saliency import choose_images, class_maps, decompose, fullgrad, scale
+from lib.hooks import out_of_place
+from lib.network import build, vgg16
+from lib.saliency import choose_images, class_maps, decompose, effective_bias, fullgrad, scale
 
 
 def network(batch_norm, classifier="linear", dtype=torch.float64):
     model = vgg16(
         4, 0.0625, batch_norm, classifier=classifier, generator=torch.Generator().manual_seed(5)
     ).to(dtype)
+    return unlike_the_start(model, dtype)
+
+
+def unlike_the_start(model, dtype):
+    """Biases away from zero, or the bias terms would test nothing; statistics from a batch."""
     with torch.no_grad():
-        for p in model.parameters():  # biases away from zero, or the bias terms would test nothing
+        for p in model.parameters():
             p.add_(
                 0.05
                 * torch.randn(
                     p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=dtype
                 )
             )
-    if batch_norm:
-        model.train()
-        model(images(32, dtype))
+    model.train()
+    model(images(32, dtype))
     return model
+
+
+def resnet(dtype=torch.float64):
+    draw = torch.Generator().manual_seed(5)
+    model = build(4, draw, architecture="resnet18", width=0.25).to(dtype)
+    return unlike_the_start(model, dtype)
 
 
 def images(n=6, dtype=torch.float64):
@@ -58,6 +70,55 @@ def test_completeness(batch_norm, classifier, terms):
     assert low.residual.max() < 1e-5
 
 
+def test_completeness_on_a_resnet():
+    """Residual additions in place, strided and 1 x 1 convolutions, average pooling; 20 batch norms
+    and the head have a constant, convolutions have none."""
+    model, x, targets = resnet(), images(), torch.arange(6) % 4
+    parts = decompose(model, x, targets)
+    norms = [name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert list(parts.bias_terms) == [*norms, "fc"] and len(norms) == 20
+    assert parts.residual.max() < 1e-12
+    assert sum(t.abs().sum() for t in parts.bias_terms.values()) > 0.01 * parts.logit.abs().sum()
+    torch.testing.assert_close(parts.logit, model.eval()(x)[range(6), targets].detach())
+    assert decompose(resnet(torch.float32), x.float(), targets).residual.max() < 1e-5
+
+
+def test_work_in_place_after_a_layer_does_not_touch_its_term():
+    """Term for term the same as with every ReLU out of place and every residual added anew; without
+    a single layer's terms the split is no longer complete."""
+    model, x, targets = resnet(), images(2), torch.tensor([1, 2])
+    parts = decompose(model, x, targets)
+
+    def block_forward(self, x):
+        out = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (out + (x if self.downsample is None else self.downsample(x))).relu()
+
+    with out_of_place(model), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model.layer1[0]), "forward", block_forward)
+        slow = decompose(model, x, targets)
+    torch.testing.assert_close(parts.input_term, slow.input_term, rtol=1e-12, atol=1e-14)
+    for name, term in parts.bias_terms.items():
+        torch.testing.assert_close(term, slow.bias_terms[name], rtol=1e-12, atol=1e-14)
+        less = {k: t for k, t in parts.bias_terms.items() if k != name}
+        assert parts._replace(bias_terms=less).residual.max() > 1e-6, name
+
+
+def test_a_constant_for_each_kind_of_layer():
+    x = torch.zeros(1, 3, 4, 4)
+    for norm in (nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False)):
+        norm.running_mean += torch.tensor([0.5, -1.0, 2.0])
+        norm.running_var *= 3
+        for p in norm.parameters():
+            p.data += 0.7
+        constant = norm.eval()(x)[0, :, 0, 0]
+        torch.testing.assert_close(effective_bias(norm), constant)
+        assert constant.abs().min() > 0
+    assert effective_bias(nn.Conv2d(3, 3, 1, bias=False)) is None
+    assert effective_bias(nn.ReLU()) is None
+    with pytest.raises(ValueError, match="expected track_running_stats=True"):
+        effective_bias(nn.BatchNorm2d(3, track_running_stats=False))
+
+
 def plain_map(model, x, target):
     """One image, every channel upsampled, straight from the formula."""
     parts = decompose(model, x[None], torch.tensor([target]))
@@ -72,10 +133,10 @@ def plain_map(model, x, target):
     return total
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_a_batch_equals_the_loop_with_every_channel_upsampled(batch_norm, monkeypatch):
+@pytest.mark.parametrize("make", [lambda: network(False), lambda: network(True), resnet])
+def test_a_batch_equals_the_loop_with_every_channel_upsampled(make, monkeypatch):
     monkeypatch.setattr("lib.saliency.BATCH", 4)
-    model, x = network(batch_norm), images()
+    model, x = make(), images()
     targets = torch.tensor([0, 1, 2, 3, 0, 1])
     loop = torch.stack([plain_map(model, x[i], int(targets[i])) for i in range(6)])
     torch.testing.assert_close(fullgrad(model, x, targets), loop, rtol=1e-10, atol=1e-10)
@@ -85,11 +146,13 @@ def test_a_batch_equals_the_loop_with_every_channel_upsampled(batch_norm, monkey
 
 def test_the_map_differs_between_targets_and_the_model_is_left_as_it_was():
     model, x = network(True).train(), images()
+    model.features.bn3_1.eval()  # one layer's mode differs from the others'
     model.features.conv1_1.weight.requires_grad_(False)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     a, b = (fullgrad(model, x, torch.full((6,), t)) for t in (0, 1))
     assert not torch.allclose(a, b, rtol=1e-2)
     assert model.training and not model.features.conv1_1.weight.requires_grad
+    assert [m for m in model.modules() if not m.training] == [model.features.bn3_1]
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert not any(m._forward_hooks for m in model.modules())

@@ -15,7 +15,8 @@ from torch import nn
 
 from lib import data as data_room
 from lib.data import Task
-from lib.network import conv_layers, vgg16
+from lib.network import build
+from lib.network import layer_names as names_of_layers
 from lib.precision import default_device
 from lib.seeds import seed_of
 from lib.study.engine import say
@@ -80,12 +81,8 @@ def class_names(profile: Profile, task: Task) -> list[str]:
 
 def fresh_network(profile: Profile, seed: int, outputs: int) -> nn.Module:
     """The network at the start, fixed by the seed, on the device."""
-    n = profile.network
     generator = torch.Generator().manual_seed(seed_of(seed, "init"))
-    model = vgg16(
-        outputs, n.width, n.batch_norm, n.image_size, n.depth, n.classifier, n.init, generator
-    )
-    return model.to(default_device())
+    return build(outputs, generator, **profile.network.description).to(default_device())
 
 
 def outputs_of(split: Sequence[Task]) -> int:
@@ -96,15 +93,7 @@ def outputs_of(split: Sequence[Task]) -> int:
 
 def layer_names(profile: Profile) -> list[str]:
     """The convolutions of the profile's network."""
-    with torch.device("meta"):
-        n = profile.network
-        return list(
-            conv_layers(
-                vgg16(
-                    2, n.width, n.batch_norm, n.image_size, n.depth, init="pytorch", generator=None
-                )
-            )
-        )
+    return names_of_layers(**profile.network.description)
 
 
 def epochs(label: str) -> Callable:

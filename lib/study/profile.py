@@ -61,8 +61,9 @@ class Data(Checked):
 
 
 class Network(Checked):
-    """See `lib.network.vgg16`."""
+    """See `lib.network.build`; heads: one for all tasks, or one for each."""
 
+    architecture: str = "vgg"
     depth: Literal[11, 13, 16, 19] = 16
     width: float = Field(1.0, gt=0)
     batch_norm: bool = False
@@ -70,6 +71,11 @@ class Network(Checked):
     heads: Literal["shared", "per_task"] = "shared"
     classifier: Literal["linear", "torchvision"] = "linear"
     init: Literal["study", "pytorch", "torchvision", "kaiming_fan_in", "normal_head"] = "study"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What `lib.network.build` makes a network from."""
+        return self.model_dump(exclude={"heads"})
 
 
 class Explain(Checked):

@@ -1,8 +1,6 @@
 """VGG by torchvision's layer plan, at any width, depth and input size.
 
 model = vgg16(10, width=0.25, batch_norm=True, generator=torch.Generator().manual_seed(1))
-conv_layers(model)            # {"conv1_1": Conv2d, ..., "conv5_3": Conv2d}
-up_to(model, "conv3_1")       # the network cut after that convolution (before its ReLU)
 """
 
 import math
@@ -101,8 +99,9 @@ def _layers(
 
 
 @torch.no_grad()
-def initialise(model: VGG, init: str, generator: torch.Generator) -> None:
-    """Draw all weights anew, layer by layer, from `generator`; batch norm to 1 / 0."""
+def initialise(model: nn.Module, init: str, generator: torch.Generator) -> None:
+    """Draw the weights of all convolutions and linear layers anew, layer by layer, from
+    `generator`; batch norm to 1 / 0. For init see `vgg16`."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
@@ -111,7 +110,8 @@ def initialise(model: VGG, init: str, generator: torch.Generator) -> None:
             nn.init.kaiming_normal_(
                 module.weight, mode=mode, nonlinearity="relu", generator=generator
             )
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear) and init in ("torchvision", "normal_head"):
             nn.init.normal_(module.weight, 0, 0.01, generator=generator)
             nn.init.zeros_(module.bias)
@@ -120,34 +120,5 @@ def initialise(model: VGG, init: str, generator: torch.Generator) -> None:
         ):  # what reset_parameters does, from our generator
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
             bound = 1 / math.sqrt(module.weight[0].numel())
-            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-
-
-def conv_layers(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """Every convolution by its own name (`conv3_1`), in the order of the forward pass."""
-    return {
-        name.rpartition(".")[2]: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)
-    }
-
-
-def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The batch norm that follows each convolution, by the convolution's name; empty without batch
-    norm."""
-    found, last = {}, None
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            last = name.rpartition(".")[2]
-        elif isinstance(module, nn.BatchNorm2d) and last is not None:
-            found[last] = module
-    return found
-
-
-def up_to(model: VGG, layer: str) -> nn.Sequential:
-    """The network from its input to the output of convolution `layer` (before batch norm and ReLU);
-    shares weights."""
-    if layer not in conv_layers(model):
-        raise ValueError(
-            f"no convolution {layer!r}: expected one of {', '.join(conv_layers(model))}"
-        )
-    names = [name for name, _ in model.features.named_children()]
-    return nn.Sequential(*list(model.features)[: names.index(layer) + 1])
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
