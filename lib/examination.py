@@ -16,7 +16,6 @@ from lib.hooks import evaluation, out_of_place
 from lib.network import conv_layers
 from lib.ranking import NULL_MAPS, RANKINGS, Evidence, similarity
 from lib.saliency import choose_images, decompose, fullgrad, scale
-from lib.study.profile import Explain
 from lib.visualization import heat_maps, maximize_activation, to_pixels
 
 OTHER_NOISE = 10**6  # added to the seed: noise that no seed of the study uses
