@@ -371,13 +371,13 @@ def _layers(model: nn.Module, masks: Masks, scope: str) -> dict[nn.Module, Tenso
         if not mask.any():
             continue
         for module in [convs[layer], *([norms[layer]] if layer in norms else [])]:
-            _check_holdable(module, layer)
+            _check_holdable(module, layer, len(mask))
             mask = mask.to(module.weight.device if module.weight is not None else mask.device)
             found[module] = mask | found[module] if module in found else mask.clone()
     return found
 
 
-def _check_holdable(module: nn.Module, layer: str) -> None:
+def _check_holdable(module: nn.Module, layer: str, filters: int) -> None:
     """Raises ValueError where frozen rows could not be held."""
     what = f"{'convolution' if isinstance(module, nn.Conv2d) else 'batch norm'} of {layer}"
     for name in ("weight", "bias"):
@@ -394,6 +394,11 @@ def _check_holdable(module: nn.Module, layer: str) -> None:
         )
     if isinstance(module, nn.Conv2d):
         return
+    if module.num_features != filters:
+        raise ValueError(
+            f"{what}: it has {module.num_features} channels, expected the convolution's {filters}: "
+            "use scope weights"
+        )
     if module.running_mean is None or not module.track_running_stats:
         raise ValueError(
             f"{what}: it keeps no running statistics, expected some to hold its filters by: use "

@@ -149,8 +149,9 @@ class Guard:
 
     def _work(self) -> None:
         self.hooks = [
-            register_optimizer_step_pre_hook(self._before),
-            register_optimizer_step_post_hook(self._after),
+            # never traced: a compiled step must see each parameter as these leave it
+            register_optimizer_step_pre_hook(torch.compiler.disable(self._before)),
+            register_optimizer_step_post_hook(torch.compiler.disable(self._after)),
         ]
 
     def _rest(self) -> None:
@@ -161,22 +162,24 @@ class Guard:
         for optimiser in list(self.open):
             self._end(optimiser)
         for optimiser in self.seen:
-            for p, rows in self._held_by(optimiser):
+            for p, rows in self._held_by(optimiser).items():
                 if p in optimiser.state:
                     optimiser.state[p].update(_whole_state(p, rows, optimiser.state[p]))
         self.seen.clear()
 
-    def _held_by(self, optimiser: optim.Optimizer) -> list[tuple[nn.Parameter, Rows]]:
+    def _held_by(self, optimiser: optim.Optimizer) -> dict[nn.Parameter, Rows]:
         rows = {module._parameters.get(name): r for (module, name), r in self.held.items()}
-        return [(p, rows[p]) for g in optimiser.param_groups for p in g["params"] if p in rows]
+        return {p: rows[p] for g in optimiser.param_groups for p in g["params"] if p in rows}
 
     def _before(self, optimiser: optim.Optimizer, args: tuple, kwargs: dict) -> None:
         if type(optimiser) in BY_ROWS:
             self._end(optimiser)  # of a step that an error ended
-            self._narrow(optimiser, closure=any((*args[1:], kwargs.get("closure"))))
+            # args[0] is the optimiser itself
+            given = (*args[1:], kwargs.get("closure"))
+            self._narrow(optimiser, closure=any(a is not None for a in given))
             return
         if optimiser not in self.open:
-            parts = [_Remembered(p, rows) for p, rows in self._held_by(optimiser)]
+            parts = [_Remembered(p, rows) for p, rows in self._held_by(optimiser).items()]
             self.open[optimiser] = parts
         self.depth[optimiser] = self.depth.get(optimiser, 0) + 1
 
@@ -195,8 +198,10 @@ class Guard:
         if optimiser not in self.seen:
             self.seen.add(optimiser)
             self.hooks.append(optimiser.register_state_dict_post_hook(self._save_whole))
-        held = [(p, rows) for p, rows in self._held_by(optimiser) if p.grad is not None]
-        self.open[optimiser] = [_Narrowed(p, rows, optimiser) for p, rows in held]
+        parts = self.open[optimiser] = []
+        for p, rows in self._held_by(optimiser).items():
+            if p.grad is not None:
+                parts.append(_Narrowed(p, rows, optimiser))
 
     def _end(self, optimiser: optim.Optimizer) -> None:
         self.depth.pop(optimiser, None)
@@ -205,7 +210,7 @@ class Guard:
 
     def _save_whole(self, optimiser: optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
         """Hook of state_dict: as `_rest` leaves the state, without touching it."""
-        rows = dict(self._held_by(optimiser))
+        rows = self._held_by(optimiser)
         for group, names in zip(optimiser.param_groups, saved["param_groups"]):
             for p, number in zip(group["params"], names["params"]):
                 if p in rows and number in saved["state"]:
