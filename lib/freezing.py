@@ -232,11 +232,11 @@ class _Held:
         return twin
 
     def __reduce_ex__(self, protocol):
-        make, (_, *args), state, *rest = super().__reduce_ex__(protocol)
+        _, _, state, *rest = super().__reduce_ex__(protocol)
         free = {k: nn.Parameter(self._parameters[k].data) for k in self._switched_off}
         state = {k: v for k, v in state.items() if k not in OURS}
         state["_parameters"] = {**state["_parameters"], **free}
-        return make, (self._own, *args), state, *rest
+        return object.__new__, (self._own,), state, *rest
 
 
 class _HeldConv(_Held):
