@@ -248,7 +248,7 @@ class _HeldConv(_Held):
             return self.forward(x.unsqueeze(0)).squeeze(0)
         x, padding = _padded(self, x)
         how = (self.stride, padding, self.dilation, self.groups)
-        return _RowsConv.apply(x, weight, bias, rows.free.to(x.device), *how)
+        return _RowsConv.apply(x, weight, bias, rows.on(x.device).free, *how)
 
 
 class _HeldNorm(_Held):
@@ -257,7 +257,7 @@ class _HeldNorm(_Held):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        mask = self._rows.mask.to(x.device)
+        mask = self._rows.on(x.device).mask
         mean, var, weight, bias = self.running_mean, self.running_var, self.weight, self.bias
         still = [None if p is None else p.detach() for p in (weight, bias)]  # affine of the masked
         if not self.training:
@@ -327,7 +327,7 @@ def _hold_gradients(model: nn.Module, places: Places, undo: ExitStack) -> None:
         if p.requires_grad and (uses[p] > 1 or not isinstance(module, (_HeldConv, _HeldNorm))):
             undo.callback(
                 p.register_hook(
-                    lambda g, rows=rows: g.index_fill(0, rows.still.to(g.device), 0)
+                    lambda g, rows=rows: g.index_fill(0, rows.on(g.device).still, 0)
                 ).remove
             )
         if not len(rows.free):

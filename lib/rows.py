@@ -44,11 +44,14 @@ class Rows:
         self.mask = mask
         self.free, self.still = ((~mask).nonzero().squeeze(1), mask.nonzero().squeeze(1))
 
+    def on(self, device: torch.device) -> "Rows":
+        """The same on `device`: itself, unless the parameter was moved to another."""
+        return self if self.mask.device == device else Rows(self.mask.to(device))
+
 
 def take(t: Tensor, rows: Tensor) -> Tensor:
     """t[rows], kept in t's memory format: index_select alone would rearrange a channels_last
     tensor."""
-    rows = rows.to(t.device)
     if t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last):
         return t.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
     return t.index_select(0, rows)
@@ -56,7 +59,6 @@ def take(t: Tensor, rows: Tensor) -> Tensor:
 
 def put(t: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """t[rows] = values, in place, along t's memory format; returns t."""
-    rows = rows.to(t.device)
     if t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last):
         t.permute(0, 2, 3, 1).index_copy_(0, rows, values.permute(0, 2, 3, 1))
         return t
@@ -72,7 +74,7 @@ def _whole_state(p: Tensor, rows: Rows, state: dict[str, Any]) -> dict[str, Any]
         if not isinstance(value, Tensor) or value.shape != narrow or value.shape == p.shape:
             return value
         full = torch.zeros_like(p, dtype=value.dtype, device=value.device, requires_grad=False)
-        return put(full, rows.free, value)
+        return put(full, rows.on(value.device).free, value)
 
     return {name: whole(value) for name, value in state.items()}
 
@@ -85,7 +87,7 @@ class _Narrowed:
     it cannot reach a held row, and keeps no state for one."""
 
     def __init__(self, p: nn.Parameter, rows: Rows, optimiser: optim.Optimizer):
-        self.p, self.rows, self.data, self.grad = p, rows, p.data, p.grad
+        self.p, self.rows, self.data, self.grad = p, rows.on(p.device), p.data, p.grad
         p.grad = None  # all an optimiser needs to pass it over
         if not len(rows.free):
             return
@@ -110,7 +112,8 @@ class _Remembered:
     at more than one number at a time, such as the mean square of a layer."""
 
     def __init__(self, p: nn.Parameter, rows: Rows):
-        self.p, self.rows, self.held = p, rows, take(p.data, rows.still)
+        self.p, self.rows = p, rows.on(p.device)
+        self.held = take(p.data, self.rows.still)
 
     def end(self) -> None:
         put(self.p.data, self.rows.still, self.held.to(self.p.data))
@@ -143,8 +146,9 @@ class Guard:
 
     def __exit__(self, *_) -> None:
         self._rest()
+        innermost = Guard.working[-1] is self
         Guard.working.remove(self)
-        if Guard.working:
+        if innermost and Guard.working:
             Guard.working[-1]._work()
 
     def _work(self) -> None:
@@ -168,8 +172,9 @@ class Guard:
         self.seen.clear()
 
     def _held_by(self, optimiser: optim.Optimizer) -> dict[nn.Parameter, Rows]:
-        rows = {module._parameters.get(name): r for (module, name), r in self.held.items()}
-        return {p: rows[p] for g in optimiser.param_groups for p in g["params"] if p in rows}
+        rows = {id(module._parameters.get(name)): r for (module, name), r in self.held.items()}
+        params = [p for group in optimiser.param_groups for p in group["params"]]
+        return {p: rows[id(p)] for p in params if id(p) in rows}
 
     def _before(self, optimiser: optim.Optimizer, args: tuple, kwargs: dict) -> None:
         if type(optimiser) in BY_ROWS:

@@ -741,11 +741,8 @@ def test_an_optimiser_s_state_can_be_saved_inside_and_loaded_outside_and_back(na
     fresh = KINDS[name](weights.parameters())
     fresh.load_state_dict(saved)
     loop(weights, fresh, 2)
-    if len(saved["state"]) == len(list(weights.parameters())) and name != "Adafactor":
-        with frozen(model, masks):
-            pass  # what a block leaves behind is what it saves
-        for s in (optimiser.state_dict(), fresh.state_dict()):
-            assert sizes(s) == sizes(outside)
+    for state in (optimiser.state_dict(), fresh.state_dict()):  # left behind at full size as well
+        assert sizes(state) == sizes(outside)
     assert not torch.equal(weights.conv1.weight, first.conv1.weight)
 
 
@@ -778,9 +775,6 @@ def test_a_step_that_an_error_ends_is_undone():
 
 
 def test_a_step_that_drops_gradients_leaves_full_parameters():
-    class Drops(torch.optim.SGD):
-        pass
-
     model, masks = small(), some()
     drops = heavy(model.parameters())
     drops.register_step_post_hook(lambda o, *_: o.zero_grad())
