@@ -1,6 +1,6 @@
-"""When the numbers of a product change, its version in `lib.study.keys.SCIENCE` must be raised by hand,
-or old results would be mixed with new ones. Pinned here: float64 numbers of a tiny network, for
-each kind of product."""
+"""When the numbers of a product change, its version in `lib.study.keys.SCIENCE` must be raised by
+hand, or old results would be mixed with new ones. Pinned here: float64 numbers of a tiny network,
+for each kind of product."""
 
 import pytest
 import torch

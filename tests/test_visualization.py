@@ -7,8 +7,8 @@ from torch import nn
 from lib.data import Task
 from lib.freezing import allocate, frozen
 from lib.network import build, conv_layers, norm_layers, up_to, vgg16
-from lib.recipe import Recipe
 from lib.ranking import RANKINGS, Evidence
+from lib.recipe import Recipe
 from lib.saliency import class_maps
 from lib.training import evaluate, fit
 from lib.visualization import (
@@ -20,6 +20,7 @@ from lib.visualization import (
     to_pixels,
     weights_by_gradient,
 )
+from references.visualization import with_hooks, without_hooks
 
 LAYERS = ["conv1_1", "conv1_2", "conv3_1", "conv5_3"]
 STATISTICS = Task(
@@ -45,42 +46,6 @@ def resnet(dtype=torch.float64):
     model = build(4, draw, architecture="resnet18", width=0.25).to(dtype).train()
     model(torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(6), dtype=dtype))
     return model.eval()
-
-
-def without_hooks(model, layer, filter_, steps, x):
-    """pytorch-cnn-visualizations' `visualise_layer_without_hooks`: walk through the layers, stop at
-    the chosen one."""
-    x = x.clone().requires_grad_()
-    adam = torch.optim.Adam([x], lr=0.1, weight_decay=1e-6)
-    for _ in range(steps):
-        adam.zero_grad()
-        a = x
-        for name, module in model.features.named_children():
-            a = module(a)
-            if name == layer:
-                break
-        (-a[0, filter_].mean()).backward()
-        adam.step()
-    return x.detach()
-
-
-def with_hooks(model, layer, filter_, steps, x):
-    """`visualise_layer_with_hooks`: the whole network runs, a forward hook catches the selected
-    filter's map."""
-    caught = {}
-    # cloned: the in-place ReLU that follows would overwrite it
-    handle = conv_layers(model)[layer].register_forward_hook(
-        lambda m, i, o: caught.update(map=o[0, filter_].clone())
-    )
-    x = x.clone().requires_grad_()
-    adam = torch.optim.Adam([x], lr=0.1, weight_decay=1e-6)
-    for _ in range(steps):
-        adam.zero_grad()
-        model(x)
-        (-caught["map"].mean()).backward()
-        adam.step()
-    handle.remove()
-    return x.detach()
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
