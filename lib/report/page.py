@@ -120,6 +120,8 @@ FIGURES = {  # figure -> what to see in it, in the order of the study's question
     "best_and_worst": "Class maps beside the visualizations most and least like them.",
     "scores": "Score of every filter of a layer for every class.",
     "realised": "Fraction of each layer that is frozen, after the classes have shared its budget.",
+    "one_of_each": "One image and its saliency map; one filter, from the noise it starts from to "
+    "what raises it most, and the heat map that the ranking compares.",
     "saliency_gallery": "FullGrad maps of images the network classified correctly.",
     "filter_grid": "What filters look for: activation maximisation.",
     "learning_curves": "Task 1 while it is learned.",
