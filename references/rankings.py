@@ -70,10 +70,11 @@ def loss_of(logits, c, outputs):
 
 
 def weight_norm(model):
+    def norm(weights):
+        return sum(w**2 for w in weights.flatten().tolist()) ** 0.5
+
     return {
-        layer: torch.tensor(
-            [[sum(float(w) ** 2 for w in f.flatten()) ** 0.5 for f in conv.weight]]
-        ).double()
+        layer: torch.tensor([[norm(f) for f in conv.weight]], dtype=torch.float64)
         for layer, conv in conv_layers(model).items()
     }
 

@@ -486,7 +486,7 @@ def test_the_trial_follows_the_old_loss_and_moves_no_bit(batch_norm, first_outpu
         each = [slow.loss_of(seen(i[None])[0], c, old.outputs) for i, c in zip(x, old.y.tolist())]
         loss = sum(each) / len(each)
         loss.backward()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         gradients.append({k: p.grad for k, p in seen.named_parameters()})
     assert len(losses) == 7
     for name, found in method.loss_change.items():

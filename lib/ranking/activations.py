@@ -37,17 +37,20 @@ def class_means(
     evidence: Evidence,
     of_images: Callable[[Tensor, int], dict[str, Tensor]],
     picks: Sequence[Tensor] | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> Scores:
     """layer -> (C, F), float64: the mean over each class's training images (all, or those of
     `picks`, indices for each class) of what of_images(x, c) says of every image: layer -> (B, F).
 
-    x: normalised images (B, 3, H, W) of class c. Evaluation mode, nothing in place."""
+    x: normalised images (B, 3, H, W) of class c, BATCH (or `batch`) at once at most. Evaluation
+    mode, nothing in place."""
     model, task, rows = evidence.model, evidence.task, []
     dtype = next(model.parameters()).dtype
     with evaluation(model), out_of_place(model):
         for c, pick in enumerate(of_each_class(task) if picks is None else picks):
-            parts = [of_images(normalise(task.x[p], task, dtype), c) for p in pick.split(batch)]
+            parts = [
+                of_images(normalise(task.x[p], task, dtype), c) for p in pick.split(batch or BATCH)
+            ]
             rows.append(
                 {k: torch.cat([p[k] for p in parts]).double().mean(0).cpu() for k in parts[0]}
             )
@@ -97,7 +100,7 @@ def _best(before: tuple[Tensor, Tensor] | None, maps: Tensor, top: int) -> tuple
     answers = maps.double().mean((2, 3))
     if before is not None:
         answers, maps = (torch.cat(pair, 1) for pair in zip(before, (answers, maps)))
-    order = answers.argsort(1, descending=True, stable=True)[:, :top]
+    order = answers.argsort(dim=1, descending=True, stable=True)[:, :top]
     return answers.gather(1, order), maps[torch.arange(len(maps))[:, None], order]
 
 

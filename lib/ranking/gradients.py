@@ -129,6 +129,7 @@ def fisher_information(evidence: Evidence, times: dict[str, Tensor] | None = Non
 
     gradients = vmap(grad(loss), in_dims=(None, 0, None))
 
+    @torch.no_grad()  # `grad` makes its own graph; none from the other parameters
     def of_images(x: Tensor, c: int) -> dict[str, Tensor]:
         squares = {name: g.square() for name, g in gradients(weights, x, c).items()}
         if times is not None:

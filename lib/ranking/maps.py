@@ -61,7 +61,8 @@ def contrast(evidence: Evidence) -> Scores:
 def one_image(evidence: Evidence) -> Scores:
     """(C, F): the FullGrad map, scaled to [0, 1], of the class's first correctly classified
     training image alone (the class's first, if none is)."""
-    return _by_mse(evidence, class_maps(evidence.model, evidence.task, 1).maps.cpu())
+    with evaluation(evidence.model):
+        return _by_mse(evidence, class_maps(evidence.model, evidence.task, 1).maps.cpu())
 
 
 @ranking("Grad-CAM", needs=("images", "filters"))
@@ -83,9 +84,9 @@ def mean_maps(evidence: Evidence, attribute) -> Tensor:
     """(C, H, W): mean over the class map's images of attribute(evidence, x, c) -> (B, H, W), each
     scaled to [0, 1]."""
     model, task = evidence.model, evidence.task
-    picks, _ = choose_images(model, task, evidence.map_images)
     dtype, found = next(model.parameters()).dtype, []
     with evaluation(model), out_of_place(model):
+        picks, _ = choose_images(model, task, evidence.map_images)
         for c, pick in enumerate(picks):
             parts = [normalise(task.x[p], task, dtype) for p in pick.split(BATCH)]
             found.append(scale(torch.cat([attribute(evidence, x, c) for x in parts])).mean(0))
