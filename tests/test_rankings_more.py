@@ -509,11 +509,13 @@ def freezing(name, ranking):
 
 
 @pytest.fixture
-def study(monkeypatch, tmp_path):
+def study(monkeypatch, tmp_path, tiny_npz):
     monkeypatch.setenv("RESULTS", str(tmp_path))
-    profile = load("smoke", seeds="1")
+    source = tiny_npz(tmp_path / "tiny.npz", classes=6)
+    profile = load("smoke", seeds="1", data=source)
     return profile.model_copy(
         update={
+            "data": profile.data.model_copy(update={"classes": ((0, 1), (2, 3))}),
             "recipe": replace(profile.recipe, epochs=1),
             "explain": profile.explain.model_copy(update={"steps": 1, "map_images": 2}),
             "network": profile.network.model_copy(update={"width": 0.0625, "depth": 11}),
