@@ -415,6 +415,75 @@ def test_a_ranking_looks_at_nothing_it_did_not_name(name):
     assert set(asked) == RANKINGS[name].needs - {"images"}
 
 
+class Residual(nn.Module):
+    """Two convolutions and one beside them, added in place as in torchvision's ResNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5)
+        self.beside, self.bn3 = nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5)
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(5, 2)
+
+    def forward(self, x, cut=None):
+        def made(name, y):
+            return y if cut is None else cut(name, y)
+
+        y = self.relu(made("conv1", self.bn1(self.conv1(x))))
+        y = made("conv2", self.bn2(self.conv2(y)))
+        y += made("beside", self.bn3(self.beside(x)))
+        return self.head(self.relu(y).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def residual():
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = Residual().double().eval()
+        for norm in norm_layers(model).values():
+            nn.init.normal_(norm.bias), nn.init.uniform_(norm.running_mean)
+    return model
+
+
+@pytest.mark.parametrize("name", [n for n in (*BY_IMAGES, "grad_cam") if n != "lrp"])
+def test_rankings_of_a_network_that_adds_in_place(residual, name):
+    scores = RANKINGS[name](look_at(residual, small_task()))
+    assert {k: s.shape for k, s in scores.items()} == {
+        "conv1": (2, 4),
+        "conv2": (2, 5),
+        "beside": (2, 5),
+    }
+
+
+def test_a_filter_s_map_is_what_it_was_before_the_addition(residual):
+    task, seen, damages, taylors = small_task(), {}, {}, {}
+    x = slow.pixels(task)
+    residual(x, lambda name, y: (seen.update({name: y.detach().clone()}), y)[1])
+    found = RANKINGS["mean_activation"](look_at(residual, task))
+    for c in (0, 1):
+        for layer, a in seen.items():
+            wanted = a[task.y == c].relu().mean((0, 2, 3)).detach()
+            torch.testing.assert_close(found[layer][c], wanted)
+    # a filter's damage, and what Taylor's first order says of it, by a factor on its map
+    for layer, a in seen.items():
+        for f in range(a.shape[1]):
+
+            def scaled_by(s, layer=layer, f=f):
+                factor = torch.ones(seen[layer].shape[1]).double()
+                factor[f] = s
+                cut = lambda n, y: y * factor.view(1, -1, 1, 1) if n == layer else y  # noqa: E731
+                return F.cross_entropy(residual(x, cut), task.y, reduction="none").detach()
+
+            damages[layer, f] = scaled_by(0) - scaled_by(1)
+            taylors[layer, f] = ((scaled_by(1 + 1e-5) - scaled_by(1 - 1e-5)) / 2e-5).abs()
+    for name, each in (("ablation_damage", damages), ("taylor", taylors)):
+        found = RANKINGS[name](look_at(residual, task))
+        for (layer, f), values in each.items():
+            for c in (0, 1):
+                wanted = float(values[task.y == c].mean())
+                assert float(found[layer][c, f]) == pytest.approx(wanted, rel=1e-5, abs=1e-8)
+
+
 # --- hindsight ------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,8 @@ images they answer to most.
 A filter's map is what its batch norm makes of it, where there is one, then rectified.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,19 @@ def map_makers(model: nn.Module) -> dict[str, nn.Module]:
     norm, else the convolution."""
     norms = norm_layers(model)
     return {layer: norms.get(layer, conv) for layer, conv in conv_layers(model).items()}
+
+
+@contextmanager
+def filter_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Inside, a forward pass fills the yielded dict: layer -> the filters' maps (B, F, h, w) before
+    ReLU, with their graph. What comes after works on a copy: a ReLU or a residual addition in place
+    leaves them as they are."""
+    makers = map_makers(model)
+    with activations(makers) as seen, ExitStack() as handles:
+        for maker in makers.values():
+            handle = maker.register_forward_hook(lambda _m, _x, y: y.clone())
+            handles.callback(handle.remove)
+        yield seen
 
 
 def of_each_class(task: Task) -> list[Tensor]:
@@ -61,11 +75,11 @@ def class_means(
 def mean_activation(evidence: Evidence) -> Scores:
     """(C, F): mean over the class's training images and over all places of the filter's map after
     ReLU."""
-    model, makers = evidence.model, map_makers(evidence.model)
+    model = evidence.model
 
     @torch.no_grad()
     def of_images(x: Tensor, c: int) -> dict[str, Tensor]:
-        with activations(makers) as seen:
+        with filter_maps(model) as seen:
             model(x)
         return {layer: a.clamp_min(0).mean((2, 3)) for layer, a in seen.items()}
 
@@ -82,12 +96,12 @@ def natural_heat(evidence: Evidence, top: int = TOP) -> dict[str, Tensor]:
 
     Each of these maps is upsampled (bilinear, as FullGrad's) and scaled to [0, 1]; their mean is
     scaled again, as a visualization's heat map is. A filter that never answers has a map of 0."""
-    model, task, makers = evidence.model, evidence.task, map_makers(evidence.model)
+    model, task = evidence.model, evidence.task
     best: dict[str, tuple[Tensor, Tensor]] = {}  # layer -> answers (F, k), maps (F, k, h, w)
     dtype = next(model.parameters()).dtype
-    with evaluation(model), out_of_place(model):
+    with evaluation(model):
         for part in task.x.split(BATCH):
-            with activations(makers) as seen:
+            with filter_maps(model) as seen:
                 model(normalise(part, task, dtype))
             for layer, a in seen.items():
                 best[layer] = _best(best.get(layer), a.clamp_min(0).transpose(0, 1), top)
@@ -101,7 +115,9 @@ def _best(before: tuple[Tensor, Tensor] | None, maps: Tensor, top: int) -> tuple
     if before is not None:
         answers, maps = (torch.cat(pair, 1) for pair in zip(before, (answers, maps)))
     order = answers.argsort(dim=1, descending=True, stable=True)[:, :top]
-    return answers.gather(1, order), maps[torch.arange(len(maps))[:, None], order]
+    return answers.gather(1, order), maps[
+        torch.arange(len(maps), device=order.device)[:, None], order
+    ]
 
 
 def _overlaid(maps: Tensor, size: torch.Size) -> Tensor:

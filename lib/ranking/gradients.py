@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from lib.hooks import activations
 from lib.network import conv_layers, norm_layers
-from lib.ranking.activations import class_means, map_makers, of_each_class
+from lib.ranking.activations import class_means, filter_maps, of_each_class
 from lib.ranking.registry import Evidence, Scores, ranking
 from lib.saliency import effective_bias
 
@@ -45,7 +44,7 @@ def maps_and_gradients(
     """layer -> the filters' maps (B, F, h, w) on normalised images x, and the gradient there of the
     loss, or logit, of class c (each image's own, since the sum over images is explained)."""
     x = x.detach().requires_grad_()  # so that there is a graph, whatever of the model is frozen
-    with torch.enable_grad(), activations(map_makers(evidence.model)) as seen:
+    with torch.enable_grad(), filter_maps(evidence.model) as seen:
         total = EXPLAINED[of](evidence, evidence.model(x), c)
     gradients = torch.autograd.grad(total, list(seen.values()))
     return {layer: (a.detach(), g) for (layer, a), g in zip(seen.items(), gradients)}

@@ -2,6 +2,7 @@
 the next task. No ranking for use, but what one could at best predict."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from lib.data import Task, normalise
 from lib.hooks import evaluation, out_of_place
-from lib.network import conv_layers
+from lib.network import VGG, conv_layers
 from lib.ranking.activations import map_makers, of_each_class
 from lib.ranking.gradients import filter_parameters, fisher_information, per_filter
 from lib.ranking.registry import Evidence, Scores, ranking
@@ -51,28 +52,39 @@ def damage(model: nn.Module, task: Task, pick: Tensor) -> Scores:
         return share_cn @ each.double()
 
     with evaluation(model), out_of_place(model):
-        whole_c = losses()
+        whole_c, together = losses(), max(1, ABLATION_BATCH // len(x))
         found = {
-            layer: _without_each(maker, convs.out_channels, losses, len(x)) - whole_c
-            for (layer, convs), maker in zip(conv_layers(model).items(), map_makers(model).values())
+            layer: vmap(_without(model, layer, losses), chunk_size=together)(_each_left_out(conv))
+            - whole_c
+            for layer, conv in conv_layers(model).items()
         }
     return {layer: rise_fc.T.cpu() for layer, rise_fc in found.items()}
 
 
-def _without_each(maker: nn.Module, filters: int, losses: Callable, images: int) -> Tensor:
-    """(F, C): the losses with each filter's map 0 in turn. Batched over filters by vmap, which runs
-    what lies below the layer once for all of them."""
+def _each_left_out(conv: nn.Conv2d) -> Tensor:
+    """(F, F): row f is 0 at f and 1 elsewhere."""
+    w = conv.weight
+    return 1 - torch.eye(len(w), dtype=w.dtype, device=w.device)
 
-    def without(keep: Tensor) -> Tensor:  # (F,): 0 for the filter, 1 for the others
-        handle = maker.register_forward_hook(lambda _m, _x, y: y * keep.view(1, -1, 1, 1))
-        try:
+
+def _without(model: nn.Module, layer: str, losses: Callable[[], Tensor]) -> Callable:
+    """A function keep (F,) -> losses (C,), with the layer's maps times `keep`. Mapped over many
+    filters by vmap, it runs what lies below the layer once for all of them."""
+    makers = map_makers(model)
+
+    def with_one_left_out(keep: Tensor) -> Tensor:
+        with ExitStack() as handles:
+            for name, maker in makers.items():
+                if name == layer:
+                    hook = lambda _m, _x, y: y * keep.view(1, -1, 1, 1)  # noqa: E731
+                elif isinstance(model, VGG):
+                    continue
+                else:  # adding in place, as a ResNet does, needs a copy a filter on both sides
+                    hook = lambda _m, _x, y: y + 0 * keep[0]  # noqa: E731
+                handles.callback(maker.register_forward_hook(hook).remove)
             return losses()
-        finally:
-            handle.remove()
 
-    like = next(maker.parameters())
-    keep_ff = 1 - torch.eye(filters, dtype=like.dtype, device=like.device)
-    return vmap(without, chunk_size=max(1, ABLATION_BATCH // images))(keep_ff)
+    return with_one_left_out
 
 
 # --- after a trial of the next task ---------------------------------------------------------------

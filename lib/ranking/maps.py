@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.data import normalise
-from lib.hooks import evaluation, out_of_place
+from lib.hooks import evaluation
 from lib.network import conv_layers
 from lib.ranking.activations import BATCH
 from lib.ranking.gradients import maps_and_gradients
@@ -85,7 +85,7 @@ def mean_maps(evidence: Evidence, attribute) -> Tensor:
     scaled to [0, 1]."""
     model, task = evidence.model, evidence.task
     dtype, found = next(model.parameters()).dtype, []
-    with evaluation(model), out_of_place(model):
+    with evaluation(model):
         picks, _ = choose_images(model, task, evidence.map_images)
         for c, pick in enumerate(picks):
             parts = [normalise(task.x[p], task, dtype) for p in pick.split(BATCH)]

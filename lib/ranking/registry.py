@@ -82,9 +82,11 @@ class Evidence:
 class Ranking:
     """A function from Evidence to Scores with what others must know of it.
 
-    label: its name in figures and tables; needs: what it looks at beside the network (see NEEDS),
-    so that nothing else is made for it and its rows do not depend on how the rest is made;
-    version: raised by hand when its scores change, so that only its own rows are made again.
+    label: its name in figures and tables; needs: what it looks at beside the network, so that
+    nothing else is made for it and its rows do not depend on how the rest is made: "images" of the
+    task, class "maps", "filters" (their heat maps), both of the network's "initial" state, the
+    "trial" of the next task; version: raised by hand when its scores change, so that only its own
+    rows are made again.
     """
 
     score: Callable[..., Scores]
