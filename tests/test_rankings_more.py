@@ -26,6 +26,7 @@ from lib.ranking import (
     similarity,
 )
 from lib.ranking import maps as maps_room
+from lib.ranking.relevance import folded, relevances
 from lib.recipe import Recipe
 from lib.saliency import fullgrad, scale
 from lib.study import arms, jobs
@@ -170,24 +171,17 @@ def test_lrp_loses_nothing_in_a_network_without_biases():
         for conv in conv_layers(model).values():
             conv.bias.zero_()
         model.head.bias.zero_()
-    found = RANKINGS["lrp"].score.__globals__["relevances"]
-    layers = RANKINGS["lrp"].score.__globals__["folded"](slow.prepared(model))
+    layers = folded(slow.prepared(model))
     x = slow.pixels(task)
     with torch.no_grad():
-        logit, parts = model.eval()(x)[:, 1], found(layers, x, 1)
+        logit, parts = model.eval()(x)[:, 1], relevances(layers, x, 1)
     for r in parts:
         torch.testing.assert_close(r.sum((1, 2, 3)), logit, rtol=1e-3, atol=1e-4)
 
 
 def test_lrp_refuses_a_network_whose_layers_do_not_follow_each_other():
-    from torchvision.models import resnet18
-
-    with pytest.raises(ValueError, match="LRP of ResNet: expected a VGG"):
-        RANKINGS["lrp"](
-            look_at(nn.Module(), small_task()).__class__(
-                resnet18(num_classes=2), small_task(), 0, dict, dict
-            )
-        )
+    with pytest.raises(ValueError, match="LRP of Residual: expected a VGG"):
+        RANKINGS["lrp"](Evidence(Residual(), small_task(), 0, dict, dict))
 
 
 @pytest.mark.parametrize("batch", [2, 50])
@@ -294,7 +288,7 @@ def test_grad_cam_is_captum_s(batch_norm):
     captum = pytest.importorskip("captum.attr")
     model, task = small(batch_norm, 4), small_task(first_output=2)
     twin, x = slow.prepared(model), slow.pixels(task)
-    found = maps_room.mean_maps(look_at(model, task), maps_room._cam)
+    found = maps_room.cam_maps(look_at(model, task))
     maker = list(activations.map_makers(twin).values())[-1]
     right = twin(x)[:, 2:].argmax(1) == task.y
     for c in (0, 1):
@@ -317,7 +311,7 @@ def test_grad_cam_and_input_gradient_rank_by_their_own_maps():
         pick = x[own & right][:2] if (own & right).any() else x[own][:2]
         maps.append(slow.input_gradient_map(twin, pick, 2 + c))
     found = RANKINGS["input_gradient"](look)
-    cam = maps_room.mean_maps(look, maps_room._cam)
+    cam = maps_room.cam_maps(look)
     by_cam = RANKINGS["grad_cam"](look)
     for layer, heat in look.heat.items():
         torch.testing.assert_close(found[layer], slow.mse_score(torch.stack(maps), heat))

@@ -30,11 +30,10 @@ def map_makers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def filter_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+def filter_maps(makers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """Inside, a forward pass fills the yielded dict: layer -> the filters' maps (B, F, h, w) before
-    ReLU, with their graph. What comes after works on a copy: a ReLU or a residual addition in place
-    leaves them as they are."""
-    makers = map_makers(model)
+    ReLU, with their graph. makers: from `map_makers`. What comes after works on a copy: a ReLU or a
+    residual addition in place leaves them as they are."""
     with activations(makers) as seen, ExitStack() as handles:
         for maker in makers.values():
             handle = maker.register_forward_hook(lambda _m, _x, y: y.clone())
@@ -75,11 +74,11 @@ def class_means(
 def mean_activation(evidence: Evidence) -> Scores:
     """(C, F): mean over the class's training images and over all places of the filter's map after
     ReLU."""
-    model = evidence.model
+    model, makers = evidence.model, map_makers(evidence.model)
 
     @torch.no_grad()
     def of_images(x: Tensor, c: int) -> dict[str, Tensor]:
-        with filter_maps(model) as seen:
+        with filter_maps(makers) as seen:
             model(x)
         return {layer: a.clamp_min(0).mean((2, 3)) for layer, a in seen.items()}
 
@@ -96,12 +95,12 @@ def natural_heat(evidence: Evidence, top: int = TOP) -> dict[str, Tensor]:
 
     Each of these maps is upsampled (bilinear, as FullGrad's) and scaled to [0, 1]; their mean is
     scaled again, as a visualization's heat map is. A filter that never answers has a map of 0."""
-    model, task = evidence.model, evidence.task
+    model, task, makers = evidence.model, evidence.task, map_makers(evidence.model)
     best: dict[str, tuple[Tensor, Tensor]] = {}  # layer -> answers (F, k), maps (F, k, h, w)
     dtype = next(model.parameters()).dtype
     with evaluation(model):
         for part in task.x.split(BATCH):
-            with filter_maps(model) as seen:
+            with filter_maps(makers) as seen:
                 model(normalise(part, task, dtype))
             for layer, a in seen.items():
                 best[layer] = _best(best.get(layer), a.clamp_min(0).transpose(0, 1), top)

@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from lib.network import conv_layers, norm_layers
-from lib.ranking.activations import class_means, filter_maps, of_each_class
+from lib.ranking.activations import class_means, filter_maps, map_makers, of_each_class
 from lib.ranking.registry import Evidence, Scores, ranking
 from lib.saliency import effective_bias
 
@@ -39,12 +39,12 @@ EXPLAINED = {"loss": _loss, "logit": _logit}
 
 
 def maps_and_gradients(
-    evidence: Evidence, x: Tensor, c: int, of: str = "loss"
+    evidence: Evidence, makers: dict[str, nn.Module], x: Tensor, c: int, of: str = "loss"
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """layer -> the filters' maps (B, F, h, w) on normalised images x, and the gradient there of the
     loss, or logit, of class c (each image's own, since the sum over images is explained)."""
     x = x.detach().requires_grad_()  # so that there is a graph, whatever of the model is frozen
-    with torch.enable_grad(), filter_maps(evidence.model) as seen:
+    with torch.enable_grad(), filter_maps(makers) as seen:
         total = EXPLAINED[of](evidence, evidence.model(x), c)
     gradients = torch.autograd.grad(total, list(seen.values()))
     return {layer: (a.detach(), g) for (layer, a), g in zip(seen.items(), gradients)}
@@ -52,9 +52,10 @@ def maps_and_gradients(
 
 def _by_gradient(evidence: Evidence, formula: Callable, of: str = "loss") -> Scores:
     """(C, F): mean over the class's images of formula(layer, map, gradient) -> (B, F)."""
+    makers = map_makers(evidence.model)
 
     def of_images(x: Tensor, c: int) -> dict[str, Tensor]:
-        found = maps_and_gradients(evidence, x, c, of)
+        found = maps_and_gradients(evidence, makers, x, c, of)
         return {layer: formula(layer, a, g) for layer, (a, g) in found.items()}
 
     return class_means(evidence, of_images)
@@ -157,12 +158,13 @@ def conductance(evidence: Evidence) -> Scores:
 
     The numbers of Captum's LayerConductance (its default rule), of all layers in one pass instead
     of one each, and without Captum, so that it runs where that is not installed."""
+    makers = map_makers(evidence.model)
     nodes, _ = np.polynomial.legendre.leggauss(CONDUCTANCE_STEPS + 1)
 
     def of_images(x: Tensor, c: int) -> dict[str, Tensor]:
         total, before = {}, {}
         for alpha in ((1 + nodes) / 2).tolist():  # the mean image is 0 after normalising
-            now = maps_and_gradients(evidence, alpha * x, c, "logit")
+            now = maps_and_gradients(evidence, makers, alpha * x, c, "logit")
             for layer, (a, g) in before.items():
                 step = ((now[layer][0] - a) * g).sum((2, 3))
                 total[layer] = total[layer] + step if layer in total else step

@@ -4,6 +4,9 @@ both of the network as it was before it learned anything.
 All maps are (C, H, W) in [0, 1]; where images are needed, they are those of the class map.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,7 +14,7 @@ from torch.nn import functional as F
 from lib.data import normalise
 from lib.hooks import evaluation
 from lib.network import conv_layers
-from lib.ranking.activations import BATCH
+from lib.ranking.activations import BATCH, map_makers
 from lib.ranking.gradients import maps_and_gradients
 from lib.ranking.registry import Evidence, Scores, ranking
 from lib.ranking.similarity import by_similarity, similarity
@@ -70,34 +73,40 @@ def grad_cam(evidence: Evidence) -> Scores:
     """(C, F): class maps of Grad-CAM (Selvaraju et al. 2017, equations 1 and 2) instead of
     FullGrad: the last convolution's maps, after its batch norm and before ReLU, weighted by their
     mean gradients, summed, rectified, upsampled (bilinear)."""
-    return _by_mse(evidence, mean_maps(evidence, _cam))
+    return _by_mse(evidence, cam_maps(evidence))
 
 
 @ranking("input gradient", needs=("images", "filters"))
 def input_gradient(evidence: Evidence) -> Scores:
     """(C, F): class maps of the gradient of the class's output at the pixels (Simonyan et al.
     2014), mean of its size over RGB (they take the largest), instead of FullGrad."""
-    return _by_mse(evidence, mean_maps(evidence, _pixel_gradient))
+    return _by_mse(evidence, mean_maps(evidence, partial(_pixel_gradient, evidence)))
 
 
-def mean_maps(evidence: Evidence, attribute) -> Tensor:
-    """(C, H, W): mean over the class map's images of attribute(evidence, x, c) -> (B, H, W), each
-    scaled to [0, 1]."""
+def mean_maps(evidence: Evidence, attribute: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """(C, H, W): mean over the class map's images of attribute(x, c) -> (B, H, W), each scaled to
+    [0, 1]."""
     model, task = evidence.model, evidence.task
     dtype, found = next(model.parameters()).dtype, []
     with evaluation(model):
         picks, _ = choose_images(model, task, evidence.map_images)
         for c, pick in enumerate(picks):
             parts = [normalise(task.x[p], task, dtype) for p in pick.split(BATCH)]
-            found.append(scale(torch.cat([attribute(evidence, x, c) for x in parts])).mean(0))
+            found.append(scale(torch.cat([attribute(x, c) for x in parts])).mean(0))
     return torch.stack(found).cpu()
 
 
-def _cam(evidence: Evidence, x: Tensor, c: int) -> Tensor:
+def cam_maps(evidence: Evidence) -> Tensor:
+    """(C, H, W): class maps of Grad-CAM."""
     last = list(conv_layers(evidence.model))[-1]
-    a, g = maps_and_gradients(evidence, x, c, "logit")[last]
-    cam = (g.mean((2, 3), keepdim=True) * a).sum(1, keepdim=True).clamp_min(0)
-    return F.interpolate(cam, size=x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    maker = {last: map_makers(evidence.model)[last]}
+
+    def cam(x: Tensor, c: int) -> Tensor:
+        a, g = maps_and_gradients(evidence, maker, x, c, "logit")[last]
+        small = (g.mean((2, 3), keepdim=True) * a).sum(1, keepdim=True).clamp_min(0)
+        return F.interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+    return mean_maps(evidence, cam)
 
 
 def _pixel_gradient(evidence: Evidence, x: Tensor, c: int) -> Tensor:
