@@ -14,7 +14,8 @@ from lib.ranking import RANKINGS, Ranking
 from lib.study.keys import SCIENCE, fields, versions
 from lib.study.profile import Arm, Profile
 
-SEEN = ("maps", "filters")  # products that a ranking may look at
+SEEN = ("maps", "filters", "initial", "trial")  # products that a ranking may look at
+EXPLAINED = {"maps", "filters", "initial"}  # those made as the profile's `explain` says
 USUAL = {"rule": "turns", "scope": "weights"}  # what an arm's line means by leaving these out
 
 
@@ -77,9 +78,11 @@ def identity(arm: Arm, profile: Profile) -> dict[str, Any]:
             ranking_version=ranking.version if ranking else 1,
         ),
     }
-    if set(SEEN) & set(needs(arm)):
+    if EXPLAINED & set(needs(arm)):
         explain = fields("explain", profile.explain)
         key["explain"] = explain, SCIENCE["maps"], SCIENCE["filters"]
+    if "trial" in needs(arm):
+        key["trial"] = SCIENCE["trial"]
     return key
 
 

@@ -9,6 +9,7 @@ is made, and whether it is published; calling it makes it, once, or reads what w
 through the store; one thread makes each. `lib.study.runs` adds the last product: an arm's rows.
 """
 
+import copy
 import hashlib
 import io
 from collections.abc import Callable, Sequence
@@ -25,7 +26,8 @@ from lib.evaluation import confusion, evaluate
 from lib.methods import RecordPath
 from lib.network import conv_layers
 from lib.precision import default_device, resolve_precision
-from lib.ranking import Evidence
+from lib.ranking import Evidence, LossChange, Trial
+from lib.study.arms import needs as needs_of
 from lib.study.engine import say
 from lib.study.keys import SCIENCE, fields
 from lib.study.materials import (
@@ -281,6 +283,86 @@ def heat(profile: Profile, found: dict[str, np.ndarray]) -> torch.Tensor:
     return visualization.heat_maps(torch.from_numpy(found["pixels"]))
 
 
+def _if_an_arm_needs(kind: str) -> Callable[[Profile, int], Sequence[str]]:
+    """parts of a product that only some rankings look at."""
+
+    def parts(profile: Profile, seed: int) -> Sequence[str]:
+        asked = (arm for arm in profile.arms if arm.asked_for(seed))
+        return ("",) if any(kind in needs_of(arm) for arm in asked) else ()
+
+    return parts
+
+
+def initial_key(profile: Profile, seed: int) -> dict:
+    """What explanations of the untrained network depend on."""
+    return {
+        "science": [SCIENCE["maps"], SCIENCE["filters"]],
+        "network": fields("network", profile.network),
+        "seed": seed,
+        "data": data_checksum(profile, seed),
+        "explain": fields("explain", profile.explain),
+    }
+
+
+@product(initial_key, parts=_if_an_arm_needs("initial"), filetype=ARRAYS)
+def initial(profile: Profile, seed: int) -> dict[str, np.ndarray]:
+    """Explanations of the network at its own initialisation, as of task 1: {"maps": float32
+    (C, H, W), and for each layer its heat maps, float32 (F, H, W)}, in [0, 1]."""
+    model = fresh_network(profile, seed, outputs_of(tasks(profile, seed)))
+    look = looked_at(profile, seed, model, tasks(profile, seed)[0])
+    say(f"seed {seed}  maps and filters before any training")
+    return {name: t.numpy() for name, t in {"maps": look.maps, **look.heat}.items()}
+
+
+def _initial_evidence(profile: Profile, seed: int) -> Evidence:
+    split = tasks(profile, seed)
+    found = {name: torch.from_numpy(array) for name, array in initial(profile, seed).items()}
+    maps = found.pop("maps")
+    model = fresh_network(profile, seed, outputs_of(split))
+    return Evidence(model, split[0], seed, lambda: maps, lambda: found, profile.explain.map_images)
+
+
+def trial_key(profile: Profile, seed: int) -> dict:
+    """What the trial of the next task depends on (the recipe is in task 1's key)."""
+    return {"science": SCIENCE["trial"], "task1": task1_key(profile, seed)}
+
+
+@product(trial_key, needs=("task1",), parts=_if_an_arm_needs("trial"), filetype=CHECKPOINT)
+def trial(profile: Profile, seed: int) -> dict:
+    """What fine-tuning on task 2 makes of the task-1 checkpoint, as the arm of that name: {"after":
+    state, "loss_change": parameter -> what its way added to task 1's loss}."""
+    return tried(profile, seed, network_after_task1(profile, seed), 2)
+
+
+def tried(profile: Profile, seed: int, model: nn.Module, number: int) -> dict:
+    """What `trial` holds, of any network before any round; the network is trained on."""
+    split = tasks(profile, seed)
+    method, new = LossChange(split[number - 2]), split[number - 1]
+    method.before(model, new)
+    fit(
+        model, new, profile.recipe, method, seed, report=epochs(f"seed {seed}  trial of {new.name}")
+    )
+    return {
+        "after": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
+        "loss_change": {k: v.cpu() for k, v in method.loss_change.items()},
+    }
+
+
+def looked_at(profile: Profile, seed: int, model: nn.Module, task, **more) -> Evidence:
+    """Evidence of any network after any task; nothing of it is kept. more: other fetchers."""
+
+    def fetch_maps() -> torch.Tensor:
+        return saliency.class_maps(model, task, profile.explain.map_images).maps.cpu()
+
+    def fetch_heat() -> dict[str, torch.Tensor]:
+        return {
+            layer: heat(profile, visualized(profile, seed, model, task, layer))
+            for layer in conv_layers(model)
+        }
+
+    return Evidence(model, task, seed, fetch_maps, fetch_heat, profile.explain.map_images, **more)
+
+
 def evidence(profile: Profile, seed: int, model: nn.Module | None = None) -> Evidence:
     """What rankings may look at, for the network as it was before round 2."""
     model = model or network_after_task1(profile, seed)
@@ -292,24 +374,27 @@ def evidence(profile: Profile, seed: int, model: nn.Module | None = None) -> Evi
         fetch_heat=lambda: {
             layer: heat(profile, filters(profile, seed, layer)) for layer in conv_layers(model)
         },
+        map_images=profile.explain.map_images,
+        fetch_initial=lambda: _initial_evidence(profile, seed),
+        fetch_trial=lambda: Trial(**trial(profile, seed)),
     )
 
 
 def later_evidence(profile: Profile, seed: int, model: nn.Module, number: int) -> Evidence:
     """What rankings may look at before a later round: the network as it then is, and the task it
     learned last. Each arm has another network by then, so nothing of this is kept."""
-    task = tasks(profile, seed)[number - 2]
+    split = tasks(profile, seed)
+    task = split[number - 2]
 
-    def fetch_maps() -> torch.Tensor:
-        return saliency.class_maps(model, task, profile.explain.map_images).maps.cpu()
+    def fetch_initial() -> Evidence:
+        return looked_at(profile, seed, fresh_network(profile, seed, outputs_of(split)), task)
 
-    def fetch_heat() -> dict[str, torch.Tensor]:
-        return {
-            layer: heat(profile, visualized(profile, seed, model, task, layer))
-            for layer in conv_layers(model)
-        }
+    def fetch_trial() -> Trial:
+        return Trial(**tried(profile, seed, copy.deepcopy(model), number))
 
-    return Evidence(model, task, seed, fetch_maps, fetch_heat)
+    return looked_at(
+        profile, seed, model, task, fetch_initial=fetch_initial, fetch_trial=fetch_trial
+    )
 
 
 def overlap_key(profile: Profile, seed: int) -> dict:
