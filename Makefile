@@ -12,7 +12,7 @@ PYTHON = .venv/bin/python
 ready = .venv/ready
 endif
 
-.PHONY: help setup reproduce compare publish restore figures readme test bench trace lab clean
+.PHONY: help setup reproduce compare publish restore figures readme verify test bench trace lab clean
 help:            ## this list
 	@echo "usage: make TARGET [PROFILE=quick|compact|compact_two_heads|paper|paper_batch_norm|paper_two_heads] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ figures: $(ready) ## draw the figures of a profile again from its tables, withou
 
 readme: $(ready) ## write the README's results from the published tables
 	@$(PYTHON) -m lib.reproduce readme
+
+verify: $(ready) ## does the published record follow from its rows by today's code? (WRITE=1 puts it right)
+	@$(PYTHON) -m lib.reproduce verify $(ARGS) $(if $(WRITE),--write)
 
 test: $(ready)   ## unit tests, and the smoke profile through papermill once
 	@$(PYTHON) -m pytest

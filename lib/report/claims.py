@@ -63,7 +63,12 @@ COLUMNS = [
     "verdict",
     "level",
     "high95",
+    "headroom",
+    "headroom_low",
+    "headroom_high",
 ]
+ROOM = 0.05  # five points: where not even this much could be protected, a comparison tells nothing
+NO_ROOM = "no room to tell"
 
 
 class Tables(NamedTuple):
@@ -260,7 +265,8 @@ def shared_with(*others: str) -> Callable:
 class Claim(NamedTuple):
     """One line of the table. family: whose Holm adjustment it shares, but for the settings
     `outside`; only: the settings it is made in (all, if none); classes: of a task, if it needs so
-    many."""
+    many; room: it compares freezing with freezing in this scope, and is told nothing by where there
+    was nothing to protect."""
 
     id: str
     text: str
@@ -271,6 +277,7 @@ class Claim(NamedTuple):
     outside: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     classes: int | None = None
+    room: str | None = None
 
     def family_in(self, setting: str) -> str | None:
         """The family under a setting."""
@@ -285,7 +292,7 @@ def MSE(fraction: float | None = None) -> dict:  # noqa: N802
 def _against_random(name: str, fraction: float, **more) -> Claim:
     text = f"MSE retains more of task 1 than random at {100 * fraction:.0f} %"
     arms = MSE(fraction), frozen_by("random", fraction)
-    return Claim(name, text, arms, difference, Difference(), "primary", **more)
+    return Claim(name, text, arms, difference, Difference(), "primary", room="weights", **more)
 
 
 def _trend(name: str, ranking: str, column: str, word: str, rises: bool) -> Claim:
@@ -348,6 +355,7 @@ CLAIMS = (
         Difference(),
         "primary",
         outside=("KT",),
+        room="weights",
     ),
     Claim(
         "C2-Pearson",
@@ -357,6 +365,7 @@ CLAIMS = (
         Difference(),
         "primary",
         outside=("KT",),
+        room="weights",
     ),
     Claim(
         "C2b-random",
@@ -365,6 +374,7 @@ CLAIMS = (
         between_curves,
         Difference(),
         "primary",
+        room="weights",
     ),
     Claim(
         "C2b-trajectory",
@@ -431,6 +441,34 @@ def claims_in(setting: str, classes_per_task: int = paper.CLASSES) -> list[Claim
     ]
 
 
+# --- was there room? ------------------------------------------------------------------------------
+
+
+class Room(NamedTuple):
+    """acc1 that freezing all convolutions keeps beyond fine-tuning: mean and 95 % interval."""
+
+    headroom: float
+    headroom_low: float
+    headroom_high: float
+
+
+NO_COMPARISON = Room(np.nan, np.nan, np.nan)
+
+
+def headroom(runs: pd.DataFrame, scope: str) -> Room:
+    """How much of acc1 any choice of filters could protect in this scope: all frozen minus
+    fine-tuning, paired (PROTOCOL, section 8). NaN without these arms."""
+    all_frozen = {**frozen_by("random", 1), "scope": scope}
+    found = paired(runs, all_frozen, FINE_TUNE, "acc1")
+    return Room(*interval(found)[:3]) if len(found) else NO_COMPARISON
+
+
+def _in_view_of(room: Room, verdict: str) -> str:
+    """The verdict, or that there was no room for one: the interval's upper bound under five
+    points."""
+    return NO_ROOM if room.headroom_high < ROOM else verdict
+
+
 # --- the loop -------------------------------------------------------------------------------------
 
 
@@ -469,13 +507,14 @@ def claims(
         members = [claim.id for claim in table if claim.family_in(setting) == family]
         p |= zip(members, holm([p[name] for name in members]).tolist())
         level |= zip(members, holm_levels([t_test(values[name]) for name in members]).tolist())
+    rooms = {scope: headroom(runs, scope) for scope in {claim.room for claim in table} - {None}}
     rows = []
     for claim in table:
         if len(values[claim.id]):
             found = claim.rule.judge(values[claim.id], level[claim.id])
+            room = rooms.get(claim.room, NO_COMPARISON)
+            verdict = _in_view_of(room, found.verdict) if found.n else "undecided (n = 0)"
             more = {"claim": claim.id, "text": claim.text, "setting": setting}
             more |= {"p": p[claim.id], "level": level[claim.id]}
-            if not found.n:
-                found = found._replace(verdict="undecided (n = 0)")
-            rows.append({**more, **found._asdict()})
+            rows.append({**more, **found._asdict(), "verdict": verdict, **room._asdict()})
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -165,10 +165,21 @@ def answer(claims: pd.DataFrame) -> str:
             if pd.isna(c["estimate"])
             else f"{number(c['estimate'])}{bounds} {unit}"
         )
-        lines.append(f"{claim}: {words}: {value}, n = {int(c['n'])}: {c['verdict']}")
+        lines.append(f"{claim}: {words}: {value}, n = {int(c['n'])}: {c['verdict']}{_room(c)}")
     if missing := _missing(claims):
         lines.append(f"Not told by these tables, which lack what it needs: {', '.join(missing)}.")
     return "\n".join(lines)
+
+
+def _room(claim: pd.Series) -> str:
+    """What could have been protected, of a claim that compares freezing with freezing."""
+    if pd.isna(claim.get("headroom")):
+        return ""
+    number, low, high = (
+        f"{100 * claim[name]:+.1f}" for name in ("headroom", "headroom_low", "headroom_high")
+    )
+    bounds = "" if pd.isna(claim["headroom_low"]) else f" [{low}, {high}]"
+    return f" (room: {number}{bounds} points)"
 
 
 def _missing(claims: pd.DataFrame) -> list[str]:
@@ -183,6 +194,8 @@ HEADLINES = {
     "contradicted": "does not protect task 1 a point better than freezing at random",
     "inconclusive": "is not shown to protect task 1 better than freezing at random",
     "undecided": "cannot be told from freezing at random by a single seed",
+    "no": "has no room here to do better than freezing at random: not even freezing all "
+    "convolutions protects task 1",
 }
 
 

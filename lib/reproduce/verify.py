@@ -1,0 +1,117 @@
+"""Does the record follow from its own rows, by today's code?
+
+    make verify PROFILE=compact              # every table and figure that comes from tables
+    make verify PROFILE=compact WRITE=1      # and put right what does not
+
+Rows and executed notebooks are what was measured, and are never written here.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from lib.report import claims, figures, statistics, words
+from lib.reproduce.record import PUBLISHED, restore
+from lib.study.profile import Profile
+from lib.study.store import write_atomically
+
+Read = Callable[[str], pd.DataFrame]
+
+
+def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
+    """The tables that follow from other tables: what notebook 05 writes."""
+    classes = words.classes_per_task(profile)
+    runs, accuracy, trajectory, overlap = map(read, ("runs", "accuracy", "trajectory", "overlap"))
+    return {
+        "summary": statistics.summary(runs, classes),
+        "claims": claims.claims(runs, accuracy, trajectory, overlap, classes),
+        "paper_tables": words.paper_tables(runs),
+    }
+
+
+def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
+    """The tables that follow from published rows, which are put back into a store of their own: what
+    notebooks 03 and 04 write."""
+    from lib.study.arms import rankings_table
+    from lib.study.tables import collect
+
+    with _own_results():
+        restore(profile, argparse.Namespace())
+        tables = {name: pd.DataFrame(rows) for name, rows in collect(profile).items()}
+    return {**tables, "rankings": pd.DataFrame(rankings_table())}
+
+
+@contextmanager
+def _own_results() -> Iterator[None]:
+    """Results go to a temporary folder inside."""
+    before = os.environ.get("RESULTS")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["RESULTS"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("RESULTS")
+            if before is not None:
+                os.environ["RESULTS"] = before
+
+
+def made_anew(profile: Profile, folder: Path) -> dict[Path, bytes]:
+    """What the record of a profile holds by today's code: path -> bytes, only of files that are
+    there or that follow from rows."""
+    tables = from_rows(profile)
+
+    def read(name: str) -> pd.DataFrame:
+        if name in tables:  # as a reader of the file sees it
+            return _through_csv(tables[name])
+        path = folder / "tables" / f"{name}.csv"
+        return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
+
+    tables |= derived(read, profile)
+    files = {Path("tables", f"{name}.csv"): _csv(table) for name, table in tables.items()}
+    figures.use_style()
+    with tempfile.TemporaryDirectory() as drawn:
+        for name, figure in figures.from_tables(read).items():
+            for path in figures.save(figure, Path(drawn), name):
+                files[Path("figures", path.name)] = path.read_bytes()
+    return files
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _through_csv(table: pd.DataFrame) -> pd.DataFrame:
+    from io import BytesIO
+
+    return pd.read_csv(BytesIO(_csv(table))) if len(table) else pd.DataFrame()
+
+
+def verify(profile: Profile, arguments: argparse.Namespace) -> None:
+    """Compare every table and figure of the published record with what its rows give by today's
+    code, byte for byte; `--write` puts right what differs. RuntimeError names what still does."""
+    folder = PUBLISHED / profile.name
+    if not (folder / "tables").is_dir():
+        raise FileNotFoundError(
+            f"{folder / 'tables'} is not there: publish profile {profile.name} first (make "
+            f"reproduce PROFILE={profile.name}, then make publish PROFILE={profile.name})"
+        )
+    differ = []
+    for path, content in made_anew(profile, folder).items():
+        place = folder / path
+        same = place.is_file() and place.read_bytes() == content
+        print(f"{'follows' if same else 'DIFFERS'}  {path}")
+        if not same and arguments.write:
+            write_atomically(place, lambda p, content=content: p.write_bytes(content))
+        elif not same:
+            differ.append(str(path))
+    if differ:
+        raise RuntimeError(
+            f"{len(differ)} files of the record of {profile.name} do not follow from its rows by "
+            f"today's code: {', '.join(differ)}; make verify PROFILE={profile.name} WRITE=1 makes "
+            "them anew"
+        )
