@@ -42,6 +42,9 @@ from lib.saliency import fullgrad
 from lib.study import profile
 from lib.training import Method, fit
 from lib.visualization import maximize_activation, noise_image
+from references.saliency import fullgrad_one
+from references.similarity import scores_by_pairs
+from references.visualization import without_hooks
 
 NETWORKS = {"full width": "paper", "compact": "compact"}  # -> profile
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -539,7 +542,7 @@ def _loop_filters(layer: str, steps: int, few: int, setup: Setup) -> tuple[float
 
     def loop(number=few, steps=steps):
         for f in range(number):
-            baselines.maximize_one(model, layer, f, start[f : f + 1], steps)
+            without_hooks(model, layer, f, steps, start[f : f + 1])
 
     loop(1, 2)
     return median_within(loop, setup.repeats, setup.device)
@@ -605,7 +608,7 @@ def _loop_fullgrad(images: int, setup: Setup) -> tuple[float, int]:
 
     def loop(number=images):
         for i in range(number):
-            baselines.fullgrad_one(model, x[i : i + 1], i % 10)
+            fullgrad_one(model, x[i : i + 1], i % 10)
 
     loop(2)
     return median_within(loop, setup.repeats, setup.device)
@@ -654,7 +657,7 @@ def scores_section(setup: Setup) -> tuple[Lines, list[Row]]:
             lambda: similarity(maps_there, heat_there, metric), setup.repeats, setup.device
         )
         part = median_seconds(
-            lambda: baselines.scores_by_pairs(maps.numpy(), few, metric),
+            lambda: scores_by_pairs(maps.numpy(), few, metric),
             setup.repeats,
             setup.device,
         )

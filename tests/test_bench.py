@@ -12,10 +12,7 @@ import torch
 
 from bench.__main__ import main
 from bench.baselines import (
-    fullgrad_one,
-    maximize_one,
     plain,
-    scores_by_pairs,
     textbook_loader,
     textbook_training,
 )
@@ -45,6 +42,9 @@ from lib.ranking import METRICS, similarity
 from lib.saliency import fullgrad
 from lib.study.engine.processes import KEEP_MEMORY
 from lib.visualization import maximize_activation, noise_image
+from references.saliency import fullgrad_one
+from references.similarity import scores_by_pairs
+from references.visualization import without_hooks
 
 
 def small(batch_norm, dtype=torch.float64):
@@ -79,7 +79,7 @@ def test_activation_maximisation_of_the_baseline_is_ours(layer):
     model = small(True)
     start = noise_image(7, layer, [1, 3], 32, None, torch.float64)
     loop = torch.cat(
-        [maximize_one(plain(model), layer, f, start[i : i + 1], 4) for i, f in enumerate([1, 3])]
+        [without_hooks(plain(model), layer, f, 4, start[i : i + 1]) for i, f in enumerate([1, 3])]
     )
     torch.testing.assert_close(
         loop, maximize_activation(model, layer, [1, 3], 4, 7), rtol=1e-9, atol=1e-9

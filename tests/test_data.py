@@ -9,7 +9,6 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 from torchvision import transforms
 
 from lib.data import (
@@ -24,6 +23,7 @@ from lib.data import (
     resize,
     split_tasks,
 )
+from references.data import augment_one_by_one
 
 
 def assert_wellformed(images, n, n_test, size, classes):
@@ -315,30 +315,13 @@ def test_checksum_is_of_what_is_used(tmp_path, tiny_npz, tiny_tasks):
 # --- pixels to the network's input ----------------------------------------------------------------
 
 
-def slow_augment(x, task, generator, padding, flip, dtype):
-    """One image after the other: pad, crop, flip, scale, normalise."""
-    top, left = torch.randint(0, 2 * padding + 1, (2, len(x), 1), generator=generator)
-    mirror = torch.rand(len(x), 1, generator=generator) < 0.5
-    done = []
-    for i, image in enumerate(x):
-        padded = F.pad(image, (padding,) * 4)
-        crop = padded[:, top[i] : top[i] + x.shape[2], left[i] : left[i] + x.shape[3]]
-        crop = crop.flip(2) if flip and mirror[i] else crop
-        channels = [
-            (crop[c].to(dtype) / 255 - task.mean[c].to(dtype)) / task.std[c].to(dtype)
-            for c in range(3)
-        ]
-        done.append(torch.stack(channels))
-    return torch.stack(done)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("padding", "flip"), [(4, True), (4, False), (0, True), (1, True)])
 def test_augment_equals_one_image_at_a_time(tiny_tasks, padding, flip, dtype):
     x = tiny_tasks[0].x
     fast, slow = (
         f(x, tiny_tasks[0], torch.Generator().manual_seed(3), padding, flip, dtype)
-        for f in (augment, slow_augment)
+        for f in (augment, augment_one_by_one)
     )
     assert fast.dtype == dtype and torch.equal(fast, slow)
     assert fast.is_contiguous(memory_format=torch.channels_last)

@@ -25,6 +25,7 @@ from lib.freezing import (
     whole_network,
 )
 from lib.network import conv_layers, norm_layers, vgg16
+from references.freezing import Literally, step_of
 
 OPTIMISERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.01),
@@ -101,21 +102,18 @@ def test_frozen_rows_are_bit_equal_and_the_others_move(name, batch_norm, scope):
 
 @pytest.mark.parametrize("scope", ["weights", "filter"])
 def test_trainable_rows_equal_the_masked_reference_in_float64(scope):
-    """The reference trains everything and puts frozen rows back after every step; its batch norm is
-    written out."""
-    fast, slow = network(False, torch.float64), network(False, torch.float64)
+    fast, (x, y) = network(False, torch.float64), images(torch.float64)
     masks = half_masks(fast)
+
+    def held(model):
+        return [(p, masks[k]) for k, c in conv_layers(model).items() for p in c.parameters()]
+
+    slow = Literally(fast, masks, held=held)
     with frozen(fast, masks, scope):
         train(fast, OPTIMISERS["sgd"](fast.parameters()), 5, torch.float64)
-    optimiser = OPTIMISERS["sgd"](slow.parameters())
-    start = {k: (c.weight.clone(), c.bias.clone()) for k, c in conv_layers(slow).items()}
-    for _ in range(5):
-        train(slow, optimiser, 1, torch.float64)
-        with torch.no_grad():
-            for layer, conv in conv_layers(slow).items():
-                conv.weight[masks[layer]] = start[layer][0][masks[layer]]
-                conv.bias[masks[layer]] = start[layer][1][masks[layer]]
-    for a, b in zip(fast.parameters(), slow.parameters()):
+    optimiser = OPTIMISERS["sgd"](slow.model.parameters())
+    slow.train(optimiser, lambda model: F.cross_entropy(model(x), y), 5)
+    for a, b in zip(fast.parameters(), slow.model.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
 
 
@@ -271,87 +269,9 @@ def some(first="partly", second="partly"):
     return masks
 
 
-class LiteralNorm(nn.Module):
-    """Batch norm with held channels, channel by channel and in formulas; shares all tensors with
-    the module it stands for."""
-
-    def __init__(self, norm, mask):
-        super().__init__()
-        self.norm, self.mask = norm, mask
-        self.train(norm.training)
-
-    def forward(self, x):
-        norm, channels = self.norm, []
-        if self.training:
-            norm.num_batches_tracked += 1
-        count = float(norm.num_batches_tracked)
-        momentum = 1 / max(count, 1) if norm.momentum is None else norm.momentum
-        for c in range(x.shape[1]):
-            mean, var = norm.running_mean[c].clone(), norm.running_var[c].clone()
-            if self.training and not self.mask[c]:
-                mean, var = x[:, c].mean(), x[:, c].var(unbiased=False)
-                spread = x[:, c].detach().var(unbiased=True)
-                norm.running_mean[c] += momentum * (mean.detach() - norm.running_mean[c])
-                norm.running_var[c] += momentum * (spread - norm.running_var[c])
-            y = (x[:, c] - mean) / (var + norm.eps).sqrt()
-            channels.append(y * norm.weight[c] + norm.bias[c] if norm.affine else y)
-        return torch.stack(channels, 1)
-
-
-class Literally:
-    """The slow reference. Trains with plain autograd; frozen rows have no gradient and are put back
-    after each step. What is held is named by hand: (parameter, mask)."""
-
-    def __init__(self, model, masks, scope="weights", held=None):
-        self.model, self.held = copy.deepcopy(model), []
-        if held is not None:
-            self.held = held(self.model)
-            return
-        for layer, mask in masks.items():
-            conv = getattr(self.model, layer)
-            parts = [conv]
-            if scope == "filter":
-                name = layer.replace("conv", "bn")
-                parts.append(getattr(self.model, name))
-                setattr(self.model, name, LiteralNorm(parts[1], mask))
-            self.held += [(p, mask) for part in parts for p in part.parameters()]
-
-    def state(self):
-        return [t.detach().clone() for t in (*self.model.parameters(), *self.model.buffers())]
-
-    def train(self, optimiser, steps=4, clip=None):
-        start = [p.detach().clone() for p, _ in self.held]
-
-        def losses():
-            optimiser.zero_grad()
-            loss = loss_of(self.model)
-            loss.backward()
-            for p, mask in self.held:
-                if p.grad is not None:
-                    p.grad[mask] = 0
-                    if mask.all():
-                        p.grad = None
-            return loss
-
-        for _ in range(steps):
-            step_of(self.model, optimiser, losses, clip)
-            with torch.no_grad():
-                for (p, mask), then in zip(self.held, start):
-                    p[mask] = then[mask]
-
-
 def loss_of(model):
     x, y = images(torch.float64, 6)
     return F.cross_entropy(model(x[..., :9, :9]), y)
-
-
-def step_of(model, optimiser, losses, clip=None):
-    if isinstance(optimiser, torch.optim.LBFGS):
-        return optimiser.step(losses)
-    losses()
-    if clip:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimiser.step()
 
 
 def loop(model, optimiser, steps=4, clip=None):
@@ -390,7 +310,7 @@ def assert_held_as_reference(model, masks, optimiser=heavy, scope="weights", hel
     start, reference = copy.deepcopy(model), Literally(model, masks, scope, held)
     with frozen(model, masks, scope):
         loop(model, optimiser(model.parameters()), **how)
-    reference.train(optimiser(reference.model.parameters()), **how)
+    reference.train(optimiser(reference.model.parameters()), loss_of, **how)
     assert_same(model, reference)
     moved = [not torch.equal(a, b) for a, b in zip(model.parameters(), start.parameters())]
     assert any(moved) and moved[-1]
@@ -478,7 +398,7 @@ def test_a_copy_made_inside_is_a_plain_model(copied, scope):
         loop(twin, heavy(twin.parameters()), 2)  # trains freely, beside the held one
         loop(model, heavy(model.parameters()))
     assert keys == list(free.state_dict())
-    reference.train(heavy(reference.model.parameters()))
+    reference.train(heavy(reference.model.parameters()), loss_of)
     assert_same(model, reference)
     x = images(torch.float64, 4)[0][..., :9, :9]
     loop(free, heavy(free.parameters()), 2)
@@ -515,7 +435,7 @@ def test_requires_grad_switched_on_inside_moves_nothing(scope):
         assert not model.conv1.weight.requires_grad
         model.requires_grad_(True)
         loop(model, heavy(model.parameters()), clip=0.1)
-    reference.train(heavy(reference.model.parameters()), clip=0.1)
+    reference.train(heavy(reference.model.parameters()), loss_of, clip=0.1)
     assert_same(model, reference)
 
 
@@ -559,7 +479,7 @@ def test_a_block_inside_a_block_holds_both_and_leaves_the_outer_as_it_was(scopes
                 reference.held = [(p, m) for p, m in reference.held if p is not conv.weight]
                 reference.held = [(p, m) for p, m in reference.held if p is not conv.bias]
                 reference.held += [(p, mask) for p in conv.parameters()]
-        reference.train(optimiser(reference.model.parameters()), 3)
+        reference.train(optimiser(reference.model.parameters()), loss_of, 3)
         assert_same(model, reference)
         phase = copy.deepcopy(model)
 
@@ -594,7 +514,7 @@ def test_momentum_goes_on_through_an_inner_block_that_holds_nothing_new():
         with frozen(model, {"conv1": masks["conv1"]}):
             loop(model, optimiser, 2)
         loop(model, optimiser, 2)
-    reference.train(heavy(reference.model.parameters()), 6)
+    reference.train(heavy(reference.model.parameters()), loss_of, 6)
     assert_same(model, reference)
 
 
@@ -713,7 +633,7 @@ def test_a_compiled_step_or_model_holds(backend, compiled):
             optimiser.zero_grad()
             loss_of(run).backward()
             step()
-    reference.train(heavy(reference.model.parameters()), 3)
+    reference.train(heavy(reference.model.parameters()), loss_of, 3)
     assert_same(model, reference)
 
 
@@ -826,7 +746,7 @@ def test_a_parameter_put_in_place_of_another_is_held_too():
         for p in reference.model.parameters():
             p.requires_grad_(True)
         loop(model, heavy(model.parameters()))
-    reference.train(heavy(reference.model.parameters()))
+    reference.train(heavy(reference.model.parameters()), loss_of)
     assert_same(model, reference)
 
 
@@ -843,7 +763,7 @@ def test_a_model_moved_to_another_precision_inside_is_held(optimiser):
         for p in reference.model.parameters():
             p.requires_grad_(True)
         loop(model, optimiser(model.parameters()))
-    reference.train(optimiser(reference.model.parameters()))
+    reference.train(optimiser(reference.model.parameters()), loss_of)
     assert_same(model, reference)
     assert model.conv1.weight.grad.dtype == torch.float64 and model.conv1.weight.requires_grad
     loop(model, optimiser(model.parameters()), 1)

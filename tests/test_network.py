@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import models
 
 from lib.freezing import frozen
-from lib.hooks import activations, out_of_place
+from lib.hooks import activations
 from lib.network import (
     INITS,
     below,
@@ -22,6 +22,7 @@ from lib.network import (
     up_to,
     vgg16,
 )
+from references.network import inputs_and_outputs, norms_by_running
 
 NAMES_16 = [
     f"conv{block}_{place + 1}"
@@ -196,19 +197,6 @@ def test_names_do_not_change_with_a_wrapper_and_drop_what_all_share_in_front():
     assert layer_names(architecture="densenet121")[1] == "denseblock1.denselayer1.conv1"
 
 
-def norms_by_running(model, x):
-    """Slow reference: run the network and look which norm is given the very tensor a convolution
-    made."""
-    norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    with (
-        out_of_place(model),
-        activations(conv_layers(model)) as made,
-        activations(norms, "input") as taken,
-    ):
-        model(x)
-    return {layer: norms[name] for layer, y in made.items() for name, t in taken.items() if t is y}
-
-
 @pytest.mark.parametrize("name", SEVERAL)
 def test_norms_are_those_an_image_meets_next(name):
     model = meta(name)
@@ -283,32 +271,19 @@ def test_names_and_norms_are_the_same_inside_frozen():
 @pytest.mark.parametrize("layer", NAMES_16)
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_up_to_equals_a_hook_s_output(layer, batch_norm):
-    model, seen, x = vgg16(4, 0.0625, batch_norm).eval(), [], images()
+    model, x = vgg16(4, 0.0625, batch_norm).eval(), images()
     cut = up_to(model, layer)
-    # cloned, since the ReLU that follows works in place
-    handle = conv_layers(model)[layer].register_forward_hook(
-        lambda m, i, out: seen.append(out.clone())
-    )
-    model(x)
-    handle.remove()
-    assert torch.equal(cut(x), seen[0])
+    assert torch.equal(cut(x), inputs_and_outputs(model, x)[layer][1])
     assert cut[-1] is conv_layers(model)[layer]  # the same weights, not a copy
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet"])
 def test_any_network_is_cut_before_and_after_every_layer(name):
-    """Inputs and outputs as hooks on the whole run see them (cloned: what follows may work in
-    place)."""
+    """Inputs and outputs as hooks on the whole run see them."""
     model = build(3, seeded(), architecture=name, width=0.25 if name == "resnet18" else 1).eval()
-    x, seen = images(), {}
-
-    def keep(layer):
-        return lambda m, i, o: seen.update({layer: (i[0].clone(), o.clone())})
-
-    handles = [c.register_forward_hook(keep(layer)) for layer, c in conv_layers(model).items()]
+    x = images()
+    seen = inputs_and_outputs(model, x)
     with torch.no_grad():
-        model(x)
-        [handle.remove() for handle in handles]
         for layer in list(seen)[:: 1 if name == "resnet18" else 13]:
             entered, left = seen[layer]
             assert torch.equal(below(model, layer)(x), entered), layer

@@ -1,6 +1,8 @@
 """FullGrad: complete in float64, batch = loop, the model untouched, the map equal to the plain
 formula."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from lib.data import Task
 from lib.hooks import out_of_place
 from lib.network import build, vgg16
 from lib.saliency import choose_images, class_maps, decompose, effective_bias, fullgrad, scale
+from references.saliency import fullgrad_one
 
 
 def network(batch_norm, classifier="linear", dtype=torch.float64):
@@ -119,26 +122,13 @@ def test_a_constant_for_each_kind_of_layer():
         effective_bias(nn.BatchNorm2d(3, track_running_stats=False))
 
 
-def plain_map(model, x, target):
-    """One image, every channel upsampled, straight from the formula."""
-    parts = decompose(model, x[None], torch.tensor([target]))
-    total = torch.zeros(x.shape[-2:], dtype=x.dtype)
-    for term in [parts.input_term, *[t for t in parts.bias_terms.values() if t.ndim == 4]]:
-        psi = term[0].abs()
-        psi = psi - psi.min()
-        psi = psi / (psi.max() + 1e-6)
-        total += F.interpolate(psi[None], size=x.shape[-2:], mode="bilinear", align_corners=True)[
-            0
-        ].sum(0)
-    return total
-
-
 @pytest.mark.parametrize("make", [lambda: network(False), lambda: network(True), resnet])
 def test_a_batch_equals_the_loop_with_every_channel_upsampled(make, monkeypatch):
     monkeypatch.setattr("lib.saliency.BATCH", 4)
     model, x = make(), images()
     targets = torch.tensor([0, 1, 2, 3, 0, 1])
-    loop = torch.stack([plain_map(model, x[i], int(targets[i])) for i in range(6)])
+    plain = copy.deepcopy(model).eval()
+    loop = torch.stack([fullgrad_one(plain, x[i : i + 1], int(targets[i])) for i in range(6)])
     torch.testing.assert_close(fullgrad(model, x, targets), loop, rtol=1e-10, atol=1e-10)
     low = fullgrad(model.float(), x.float(), targets)
     torch.testing.assert_close(low.double(), loop, rtol=1e-3, atol=1e-3)

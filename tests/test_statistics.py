@@ -1,6 +1,5 @@
 """Hand-computed cases, brute force and scipy beside every interval and test."""
 
-import itertools
 import subprocess
 import sys
 
@@ -40,6 +39,11 @@ from lib.report.statistics import (
     verdict_difference,
     verdict_prediction,
     verdict_threshold,
+)
+from references.statistics import (
+    curve_distance_on_a_grid,
+    sign_flip_by_all_signs,
+    sign_flip_by_subsets,
 )
 from tests.made_up import JITTER, arm_rows, joint_accuracy, study
 
@@ -92,11 +96,7 @@ def test_sign_flip_is_brute_force_in_whole_numbers(seed):
     # thousandths, as accuracies on 1,000 images are: many sums are equal, and in floats differ in
     # their last bits
     whole = np.random.default_rng(seed).integers(-6, 9, 4 + seed)
-    sums = [
-        abs(sum(s * int(d) for s, d in zip(signs, whole)))
-        for signs in itertools.product((1, -1), repeat=len(whole))
-    ]
-    expected = np.mean([s >= abs(int(whole.sum())) for s in sums])
+    expected = sign_flip_by_all_signs(whole)
     assert sign_flip(whole / 1000) == pytest.approx(expected, abs=1e-15)
     assert sign_flip(pd.Series(-whole / 1000)) == pytest.approx(expected, abs=1e-15)
 
@@ -119,13 +119,7 @@ def test_sign_flip_by_hand():
 def test_sign_flip_beyond_twenty_seeds_is_close_to_exact_and_repeatable():
     assert sign_flip([0.01] * 25) == 1 / 100_001
     x = np.random.default_rng(3).integers(-8, 11, 24)
-    # exact by counting subsets: sum of signs * d = 2 * subset - total of |d|
-    ways = np.zeros(np.abs(x).sum() + 1)
-    ways[0] = 1
-    for d in np.abs(x):
-        ways = ways + np.concatenate([np.zeros(d), ways[: len(ways) - d]])
-    sums = np.abs(2 * np.arange(len(ways)) - np.abs(x).sum())
-    exact = ways[sums >= abs(x.sum())].sum() / ways.sum()
+    exact = sign_flip_by_subsets(x)
     assert 0.01 < exact < 0.99
     assert sign_flip(x / 1000) == pytest.approx(exact, abs=0.006) and sign_flip(
         x / 1000
@@ -167,14 +161,6 @@ def test_an_interval_at_its_holm_level_excludes_zero_just_where_holm_rejects():
 # --- curves and doses -----------------------------------------------------------------------------
 
 
-def dense(a, b, points=400_001):
-    """Reference: plain averaging of straight-line interpolation over a dense grid of the common
-    range."""
-    a, b = (c[c[:, 0].argsort()] for c in (a, b))
-    x = np.linspace(max(a[0, 0], b[0, 0]), min(a[-1, 0], b[-1, 0]), points)
-    return np.mean(np.interp(x, *a.T) - np.interp(x, *b.T))
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_curve_distance_is_the_dense_integral(seed):
     draw = np.random.default_rng(seed)
@@ -182,7 +168,7 @@ def test_curve_distance_is_the_dense_integral(seed):
         draw.random((6, 2)),
         draw.random((9, 2)) + [0.2, 0],
     )  # unsorted, up and down, ranges shifted
-    assert curve_distance(a, b) == pytest.approx(dense(a, b), abs=1e-5)
+    assert curve_distance(a, b) == pytest.approx(curve_distance_on_a_grid(a, b), abs=1e-5)
     assert curve_distance(b, a) == pytest.approx(-curve_distance(a, b), abs=1e-15)
 
 

@@ -31,8 +31,8 @@ from lib.methods import (
 from lib.network import conv_layers, vgg16
 from lib.precision import autocast, resolve_precision
 from lib.recipe import Recipe
-from lib.seeds import seed_of
 from lib.training import Method, fit
+from references.training import sgd_by_hand
 
 RECIPE = Recipe(
     epochs=2,
@@ -62,46 +62,6 @@ def same(a, b):
     return all(torch.equal(v, b[k]) for k, v in a.items())
 
 
-def textbook(model, task, recipe, seed):
-    """SGD written out: images one by one, momentum and weight decay by hand. Returns each epoch's
-    loss, the path integral - sum of gradient x change, and leaves the trained weights in the
-    model."""
-    order, crops = (
-        torch.Generator().manual_seed(seed_of(seed, task.name, use)) for use in ("order", "crops")
-    )
-    b, p, (h, w) = recipe.batch_size, recipe.crop_padding, task.x.shape[2:]
-    velocity = {k: torch.zeros_like(v) for k, v in model.named_parameters()}
-    omega, losses = {k: torch.zeros_like(v) for k, v in model.named_parameters()}, []
-    mean, std = task.mean.double().view(3, 1, 1), task.std.double().view(3, 1, 1)
-    model.train()
-    for _ in range(recipe.epochs):
-        shuffled, total, steps = (
-            torch.randperm(len(task.x), generator=order).tolist(),
-            0.0,
-            len(task.x) // b,
-        )
-        for step in range(steps):
-            picks = shuffled[step * b : (step + 1) * b]
-            top, left = torch.randint(0, 2 * p + 1, (2, b, 1), generator=crops)
-            mirror = torch.rand(b, 1, generator=crops) < 0.5
-            x = []
-            for i, pick in enumerate(picks):
-                image = F.pad(task.x[pick], (p,) * 4)[:, top[i] : top[i] + h, left[i] : left[i] + w]
-                x.append(((image.flip(2) if mirror[i] else image).double() / 255 - mean) / std)
-            loss = F.cross_entropy(model(torch.stack(x))[:, task.outputs], task.y[picks])
-            gradients = torch.autograd.grad(loss, list(model.parameters()))
-            with torch.no_grad():
-                for (k, weight), gradient in zip(model.named_parameters(), gradients):
-                    velocity[k] = (
-                        recipe.momentum * velocity[k] + gradient + recipe.weight_decay * weight
-                    )
-                    weight -= recipe.lr * velocity[k]
-                    omega[k] += gradient * recipe.lr * velocity[k]
-            total += loss.item() / steps
-        losses.append(total)
-    return losses, omega
-
-
 # --- the loop -------------------------------------------------------------------------------------
 
 
@@ -112,7 +72,7 @@ def test_fit_and_the_recorded_path_equal_the_textbook_loop_in_float64(tiny_image
     path = RecordPath()
     path.before(fast, task)
     history = fit(fast, task, RECIPE, path, seed=5)
-    losses, omega = textbook(slow, task, RECIPE, seed=5)
+    losses, omega = sgd_by_hand(slow, task, RECIPE, seed=5)
     moved = (
         (
             fast.features.conv1_1.weight
@@ -133,7 +93,7 @@ def test_fit_and_the_recorded_path_equal_the_textbook_loop_in_float64(tiny_image
 def test_a_float64_loss_is_not_rounded_to_float32(tiny_tasks):
     model, recipe = network(dtype=torch.float64), replace(RECIPE, epochs=1)
     slow = copy.deepcopy(model)
-    losses, _ = textbook(slow, tiny_tasks[0], recipe, 0)
+    losses, _ = sgd_by_hand(slow, tiny_tasks[0], recipe, 0)
     assert fit(model, tiny_tasks[0], recipe).loss == pytest.approx(losses, rel=1e-11)
 
 
