@@ -35,15 +35,15 @@ def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
 
 
 def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
-    """The tables that follow from published rows, which are put back into a store of their own: what
-    notebooks 03 and 04 write."""
+    """The tables that follow from published rows, which are put back into a store of their own:
+    what notebooks 03 and 04 write."""
     from lib.study.arms import rankings_table
     from lib.study.tables import collect
 
     with _own_results():
         restore(profile, argparse.Namespace())
         tables = {name: pd.DataFrame(rows) for name, rows in collect(profile).items()}
-    return {**tables, "rankings": pd.DataFrame(rankings_table())}
+    return {**tables, "rankings": pd.DataFrame(rankings_table(profile))}
 
 
 @contextmanager

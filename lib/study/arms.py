@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib.curricula import CURRICULA
+from lib.examination import COMPARED
 from lib.methods import METHODS
 from lib.ranking import RANKINGS, Ranking
 from lib.study.keys import SCIENCE, fields, versions
@@ -91,7 +92,7 @@ def family_and_label(arm: Arm) -> tuple[str, str]:
     curve)."""
     if not arm.from_checkpoint:
         return CURRICULA[arm.curriculum].family, arm.name
-    how, ranking = METHODS[arm.method], ranking_of(arm)
+    how, ranking = METHODS[arm.method](**arm.options), ranking_of(arm)
     if ranking is None:
         return how.family, how.label
     if arm.options.get("fraction") == 1:
@@ -114,8 +115,9 @@ def table(profile: Profile) -> list[dict]:
     rows = []
     for order, arm in enumerate(profile.arms, 1):
         family, label = family_and_label(arm)
-        frozen = arm.options if "fraction" in arm.options else {}
-        how = {k: arm.options.get(k, usual) for k, usual in USUAL.items()} if frozen else {}
+        how = {}
+        if arm.method == "freeze":
+            how = {k: arm.options.get(k, usual) for k, usual in USUAL.items()}
         rows.append(
             {
                 "arm": arm.name,
@@ -134,6 +136,12 @@ def table(profile: Profile) -> list[dict]:
     return rows
 
 
-def rankings_table() -> list[dict]:
-    """Rows of rankings.csv: every ranking's name, family and label."""
-    return [{"ranking": name, "family": r.family, "label": r.label} for name, r in RANKINGS.items()]
+def rankings_table(profile: Profile) -> list[dict]:
+    """Rows of rankings.csv: name, family and label of every ranking that the profile's arms ask for
+    or whose choices are compared (`lib.examination.overlaps`)."""
+    named = {"mse", *COMPARED, *(arm.options.get("ranking") for arm in profile.arms)}
+    return [
+        {"ranking": name, "family": r.family, "label": r.label}
+        for name, r in RANKINGS.items()
+        if name in named
+    ]
