@@ -8,6 +8,7 @@ A new method is one class (see `lib.methods.registry`) and one line of a profile
 
 from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
 from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
+from lib.methods.layers import FreezeLayers, Nguyen, Only
 from lib.methods.penalties import RecordPath
 from lib.methods.registry import KEEPS, METHODS, Context, method
 from lib.training import Method
@@ -20,7 +21,10 @@ __all__ = [
     "Context",
     "FineTune",
     "Freeze",
+    "FreezeLayers",
     "Method",
+    "Nguyen",
+    "Only",
     "RecordPath",
     "frozen_fraction",
     "interpolate",

@@ -1,0 +1,1 @@
+"""Slow, literal versions of what lib does fast: one file a family. Tests compare the two."""
