@@ -11,10 +11,12 @@ from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
 from lib.methods.layers import FreezeLayers, Nguyen, Only
 from lib.methods.packnet import PackNet
 from lib.methods.penalties import RecordPath
+from lib.methods.projection import GPM
 from lib.methods.registry import KEEPS, METHODS, Context, method
 from lib.training import Method
 
 __all__ = [
+    "GPM",
     "KEEPS",
     "LINE_POINTS",
     "METHODS",

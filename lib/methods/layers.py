@@ -71,6 +71,22 @@ def shared_layers(model: nn.Module, tasks: Sequence[Task]) -> dict[str, nn.Modul
     return found
 
 
+def all_but_weights(model: nn.Module, shared: Mapping[str, nn.Module]) -> list[nn.Parameter]:
+    """Biases and batch norm: every parameter but the weights of the layers that tasks share and an
+    output layer that they do not."""
+    heads = [
+        m for name, m in model.named_modules() if isinstance(m, nn.Linear) and name not in shared
+    ]
+    others = {m.weight for m in shared.values()} | {p for m in heads for p in m.parameters()}
+    return [p for p in model.parameters() if p not in others]
+
+
+def some_images(task: Task, count: int, seed: int, use: str) -> Tensor:
+    """int64 (count,) or fewer: training images drawn at random, fixed by (seed, task name, use)."""
+    draw = torch.Generator().manual_seed(seed_of(seed, task.name, use))
+    return torch.randperm(len(task.x), generator=draw)[:count].to(task.x.device)
+
+
 class _Hold(Method):
     """Holds the filters of `masks` (layer -> bool (F,)) through the round, and writes them down."""
 
@@ -290,8 +306,7 @@ class Nguyen(_Hold):
         """Images (N, 3, H, W) of the task learned last, and where their objects are: bool (N, H,
         W)."""
         old = context.tasks[context.round - 2]
-        draw = torch.Generator().manual_seed(seed_of(context.seed, old.name, "voting images"))
-        pick = torch.randperm(len(old.x), generator=draw)[: self.images].to(old.x.device)
+        pick = some_images(old, self.images, context.seed, "voting images")
         x = normalise(old.x[pick], old, next(model.parameters()).dtype)
         maps = fullgrad(model, x, old.y[pick] + old.first_output)
         return x, maps > maps.mean((1, 2), keepdim=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from lib.methods.layers import shared_layers, still, still_norms
+from lib.methods.layers import all_but_weights, shared_layers, still, still_norms
 from lib.methods.registry import method
 from lib.seeds import seed_of
 from lib.training import Method, fit
@@ -106,14 +106,9 @@ class PackNet(Method):
     def _let_move(self, model: nn.Module, owner: int, all_else: bool = False) -> None:
         """What the next training may move: packed weights of that owner and an output layer that is
         not packed; all_else: biases and batch norm too."""
-        weights = {name: model.get_submodule(name).weight for name in self.owners}
-        self.held = [(weights[name], owners != owner) for name, owners in self.owners.items()]
-        heads = [
-            m for name, m in model.named_modules()
-            if isinstance(m, nn.Linear) and name not in self.owners
-        ]  # fmt: skip
-        free = {*weights.values(), *(p for m in heads for p in m.parameters())}
-        self.resting = [] if all_else else [p for p in model.parameters() if p not in free]
+        layers = {name: model.get_submodule(name) for name in self.owners}
+        self.held = [(layers[name].weight, owners != owner) for name, owners in self.owners.items()]
+        self.resting = [] if all_else else all_but_weights(model, layers)
 
     @contextmanager
     def during(self, model):
