@@ -189,8 +189,9 @@ def test_still_is_undone_also_after_an_error():
         assert not any(p.requires_grad for p in model.parameters())
         before = bits(model)
         model.train()(torch.rand(2, 3, 32, 32))
-        assert not moved(model, before)
+        assert not moved(model, before) and not model.features.bn1_1.training
         raise KeyError
+    assert model.training and model.features.bn1_1.training and model.features.bn5_3.training
     assert all(p.requires_grad for p in model.parameters())
     assert torch.equal(model.head.weight.grad, torch.ones_like(model.head.weight))
     before = bits(model)
