@@ -8,11 +8,15 @@ A new method is one class (see `lib.methods.registry`) and one line of a profile
 
 from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
 from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
+from lib.methods.layers import FreezeLayers, Nguyen, Only
+from lib.methods.packnet import PackNet
 from lib.methods.penalties import RecordPath
+from lib.methods.projection import GPM
 from lib.methods.registry import KEEPS, METHODS, Context, method
 from lib.training import Method
 
 __all__ = [
+    "GPM",
     "KEEPS",
     "LINE_POINTS",
     "METHODS",
@@ -20,7 +24,11 @@ __all__ = [
     "Context",
     "FineTune",
     "Freeze",
+    "FreezeLayers",
     "Method",
+    "Nguyen",
+    "Only",
+    "PackNet",
     "RecordPath",
     "frozen_fraction",
     "interpolate",
