@@ -8,20 +8,25 @@ A new method is one class (see `lib.methods.registry`) and one line of a profile
 
 from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
 from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
-from lib.methods.penalties import RecordPath
+from lib.methods.penalties import EWC, L2, SI, RecordPath
 from lib.methods.registry import KEEPS, METHODS, Context, method
+from lib.methods.soft import SoftFreeze
 from lib.training import Method
 
 __all__ = [
+    "EWC",
     "KEEPS",
+    "L2",
     "LINE_POINTS",
     "METHODS",
+    "SI",
     "TRACE_STEPS",
     "Context",
     "FineTune",
     "Freeze",
     "Method",
     "RecordPath",
+    "SoftFreeze",
     "frozen_fraction",
     "interpolate",
     "method",
