@@ -154,12 +154,12 @@ def test_fisher_by_hand():
 def test_sampled_fisher_tends_to_the_exact_one_and_has_a_generator_of_its_own(shared):
     model, task = learned(shared[0]), shared[0]
     state = torch.get_rng_state()
-    draws = torch.stack([fisher(model, task, "sampled", seed=s) for s in range(40)])
+    draws = torch.stack([fisher(model, task, "sampled", seed=s) for s in range(20)])
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(draws[3], fisher(model, task, "sampled", seed=3))
-    assert len({float(d.sum()) for d in draws}) > 20
+    assert len({float(d.sum()) for d in draws}) > 10
     exact = float(fisher(model, task).sum())
-    error = draws.sum(1).std() / 40**0.5
+    error = draws.sum(1).std() / 20**0.5
     assert abs(float(draws.sum(1).mean()) - exact) < 4 * error < exact
 
 
@@ -213,13 +213,13 @@ def test_the_penalty_by_hand_and_its_one_half():
 
 def test_sgd_runs_away_beyond_the_limit_and_returns_below_it():
     recipe = Recipe(lr=0.1, momentum=0.9, weight_decay=0.5)
-    for share, returns in ((0.99, True), (1.01, False)):
+    for share, returns in ((0.97, True), (1.03, False)):
         model, pull = nn.Linear(1, 1, bias=False).double(), Pull()
         pull.strength = share * pull.limit(3.0, recipe)
         pull.anchor, pull.curvature = torch.zeros(1).double(), torch.tensor([3.0 * pull.strength])
         nn.init.ones_(model.weight)
         optimiser = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=0.5)
-        for _ in range(2000):
+        for _ in range(300):
             optimiser.zero_grad()
             pull.penalty(model, None, None, None).backward()
             optimiser.step()
