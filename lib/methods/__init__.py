@@ -10,16 +10,20 @@ from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
 from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
 from lib.methods.layers import FreezeLayers, Nguyen, Only
 from lib.methods.packnet import PackNet
-from lib.methods.penalties import RecordPath
+from lib.methods.penalties import EWC, L2, SI, RecordPath
 from lib.methods.projection import GPM
 from lib.methods.registry import KEEPS, METHODS, Context, method
+from lib.methods.soft import SoftFreeze
 from lib.training import Method
 
 __all__ = [
     "GPM",
+    "EWC",
     "KEEPS",
+    "L2",
     "LINE_POINTS",
     "METHODS",
+    "SI",
     "TRACE_STEPS",
     "Context",
     "FineTune",
@@ -30,6 +34,7 @@ __all__ = [
     "Only",
     "PackNet",
     "RecordPath",
+    "SoftFreeze",
     "frozen_fraction",
     "interpolate",
     "method",

@@ -72,14 +72,14 @@ class Freeze(Method):
         several = len(self.rounds) > 1  # with two tasks there is one round to choose in
         return {
             "masks": [
-                {**({"round": number} if several else {}), **_row(layer, mask)}
+                {**({"round": number} if several else {}), **mask_row(layer, mask)}
                 for number, masks in self.rounds
                 for layer, mask in masks.items()
             ]
         }
 
 
-def _row(layer: str, mask: Tensor) -> dict:
+def mask_row(layer: str, mask: Tensor) -> dict:
     """One line of masks.csv."""
     return {
         "layer": layer,

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lib.data import Task, normalise
 from lib.freezing import Masks, frozen
-from lib.methods.freeze import _row
+from lib.methods.freeze import mask_row
 from lib.methods.registry import method
 from lib.network import conv_layers, norm_layers
 from lib.saliency import fullgrad
@@ -97,7 +97,7 @@ class _Hold(Method):
         return frozen(model, self.masks, self.scope)
 
     def records(self):
-        return {"masks": [_row(layer, mask) for layer, mask in self.masks.items()]}
+        return {"masks": [mask_row(layer, mask) for layer, mask in self.masks.items()]}
 
 
 def _check_scope(scope: str) -> None:

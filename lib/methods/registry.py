@@ -32,6 +32,7 @@ class Context:
     scores: Callable[..., Scores]  # scores(ranking, **options) of the model as it enters the round
     accuracies: Callable[[nn.Module], dict[str, float]]  # task name -> test accuracy
     path: Callable[[], dict[str, Tensor]] = dict  # parameter -> SI's path integral along task 1
+    initial: Callable[[], dict[str, Tensor]] = dict  # parameter -> as it was before task 1
     round: int = 2  # the round that trains task 2 is the second
 
 

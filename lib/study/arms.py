@@ -62,9 +62,9 @@ def needs(arm: Arm) -> tuple[str, ...]:
 def is_reference(arm: Arm) -> bool:
     """True for the arms run again on a new checkpoint, so that new arms have something to pair
     with: fine-tuning, and freezing at random."""
-    ranking = ranking_of(arm)
-    family = ranking.family if ranking else METHODS[arm.method].family
-    return arm.from_checkpoint and family in ("finetune", "chance")
+    if arm.method == "freeze":
+        return ranking_of(arm).family == "chance"
+    return arm.from_checkpoint and arm.method == "finetune"
 
 
 def identity(arm: Arm, profile: Profile) -> dict[str, Any]:
@@ -95,6 +95,8 @@ def family_and_label(arm: Arm) -> tuple[str, str]:
     how, ranking = METHODS[arm.method](**arm.options), ranking_of(arm)
     if ranking is None:
         return how.family, how.label
+    if arm.method != "freeze":
+        return how.family, f"{how.label}, {ranking.label}"
     if arm.options.get("fraction") == 1:
         return "all frozen", "all frozen" + unusual(arm.options)
     return ranking.family, ranking.label + unusual(arm.options)

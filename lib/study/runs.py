@@ -107,6 +107,9 @@ def _sequence(arm: Arm, seed: int, profile: Profile, lineage: str) -> dict:
             scores=lambda *_: {},
             accuracies=lambda m: {t.name: evaluate(m, t, precision) for t in split},
             path=lambda: task1(profile, seed)["path"],
+            initial=lambda: dict(
+                fresh_network(profile, seed, outputs_of(split)).named_parameters()
+            ),
         )
         for number, task in enumerate(split[1:], 2):
             now = replace(context, round=number, scores=_scores(profile, seed, model, number))
