@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from lib.data import Task, normalise
 from lib.freezing import Masks, frozen
+from lib.hooks import activations, evaluation, out_of_place
 from lib.methods.freeze import mask_row
 from lib.methods.registry import method
 from lib.network import conv_layers, norm_layers
@@ -344,20 +345,11 @@ def blocks_of(maps: Mapping[str, Tensor]) -> list[list[str]]:
 def positive_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """Where every channel of every convolution is positive, after its batch norm, in evaluation
     mode: layer -> bool (N, C, h, w). The model's mode is put back."""
-    found: dict[str, Tensor] = {}
-    norms, was_training = norm_layers(model), model.training
-    with ExitStack() as handles:
-        handles.callback(model.train, was_training)
-        for layer, conv in conv_layers(model).items():
-
-            def keep(_module, _inputs, output, layer=layer):
-                found[layer] = output > 0  # at once: a ReLU may work in place
-
-            seen_at = norms.get(layer, conv)
-            handles.callback(seen_at.register_forward_hook(keep).remove)
-        model.eval()
+    norms = norm_layers(model)
+    seen_at = {layer: norms.get(layer, conv) for layer, conv in conv_layers(model).items()}
+    with evaluation(model), out_of_place(model), activations(seen_at) as seen:
         model(x)
-    return found
+    return {layer: seen[layer] > 0 for layer in seen_at}
 
 
 def iou(a_nchw: Tensor, b_nchw: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ Each adds the same quadratic penalty, `Pull`; they differ in the importance alon
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from lib.data import Task, normalise
 from lib.evaluation import predict
+from lib.hooks import evaluation
 from lib.methods.registry import Context, method
 from lib.recipe import Recipe
 from lib.seeds import seed_of
@@ -142,18 +142,6 @@ class Pull(Method):
 # --- elastic weight consolidation -----------------------------------------------------------------
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 @torch.no_grad()
 def fisher(
     model: nn.Module, task: Task, how: str = "exact", images: int | None = None, seed: int = 0
@@ -182,7 +170,7 @@ def fisher(
         return -weight.sqrt() * F.cross_entropy(outputs, label[None])
 
     gradients = torch.func.vmap(torch.func.grad(log_p), in_dims=(None, 0, 0, 0))
-    with evaluating(model):
+    with evaluation(model):
         p_nk = predict(model, task, x)[:, task.outputs].softmax(1)
         for labels, weights in _answers(p_nk, y, how, seed_of(seed, task.name, "fisher")):
             for part in zip(x.split(chunk), labels.split(chunk), weights.split(chunk)):

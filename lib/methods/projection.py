@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.data import normalise
+from lib.hooks import evaluation
 from lib.methods.layers import all_but_weights, shared_layers, some_images, still, still_norms
 from lib.methods.registry import method
 from lib.training import Method
@@ -155,9 +156,7 @@ def input_factors(
     patches on images x in evaluation mode: the same singular values and right vectors, without
     holding P. The model's mode is put back."""
     factors: dict[str, Tensor] = {}
-    was_training = model.training
-    with ExitStack() as handles:
-        handles.callback(model.train, was_training)
+    with evaluation(model), ExitStack() as handles:
         for name, layer in layers.items():
 
             def take_in(layer, inputs, name=name):
@@ -167,7 +166,6 @@ def input_factors(
                 factors[name] = torch.linalg.qr(rows, mode="r").R
 
             handles.callback(layer.register_forward_pre_hook(take_in).remove)
-        model.eval()
         for part in x.split(BATCH):
             model(part)
     return factors
