@@ -6,6 +6,7 @@ line, a file for each family.
 A new method is one class (see `lib.methods.registry`) and one line of a profile.
 """
 
+from lib.methods.distillation import LwF
 from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
 from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
 from lib.methods.penalties import RecordPath
@@ -20,6 +21,7 @@ __all__ = [
     "Context",
     "FineTune",
     "Freeze",
+    "LwF",
     "Method",
     "RecordPath",
     "frozen_fraction",
