@@ -11,9 +11,11 @@ from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
 from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
 from lib.methods.penalties import RecordPath
 from lib.methods.registry import KEEPS, METHODS, Context, method
+from lib.methods.rehearsal import DER, Replay
 from lib.training import Method
 
 __all__ = [
+    "DER",
     "KEEPS",
     "LINE_POINTS",
     "METHODS",
@@ -24,6 +26,7 @@ __all__ = [
     "LwF",
     "Method",
     "RecordPath",
+    "Replay",
     "frozen_fraction",
     "interpolate",
     "method",

@@ -27,15 +27,15 @@ class LwF(Method):
 
     Departs from the paper: KL instead of cross-entropy with the old answers (same gradient); the
     teacher answers the same augmented image in every step instead of once before training; no
-    warm-up of the new head. Nothing is multiplied by temperature squared, as in the authors' and
-    the common implementations, unless `scaled`.
+    warm-up of the new head. Nothing is multiplied by temperature squared, as in common
+    implementations, unless `scaled`.
 
     strength: at least 0; temperature: above 0; scaled: also multiply by temperature squared, which
-    keeps the size of the gradient apart from the temperature. Stored between tasks: the weights.
-    The teacher runs in evaluation mode and in the student's precision; the student's own forward
-    pass is the only one. (With batch norm the penalty is therefore not zero at the first step: the
-    student answers from its batch's statistics, the teacher from its running ones.) In round 3 and later the teacher is the network that has learned all
-    earlier tasks.
+    keeps the size of the gradient apart from the temperature. Stored between tasks: the weights. In
+    round 3 and later the teacher is the network that has learned all earlier tasks. It runs in
+    evaluation mode and in the student's precision; the student's own forward pass is the only one.
+    (With batch norm the penalty is therefore not zero at the first step: the student answers from
+    its batch's statistics, the teacher from its running ones.)
     """
 
     strength: float = 1.0
