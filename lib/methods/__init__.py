@@ -9,6 +9,7 @@ A new method is one class (see `lib.methods.registry`) and one line of a profile
 from lib.methods.distillation import LwF
 from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
 from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
+from lib.methods.merging import Merge, MergeFisher, MergeRanking
 from lib.methods.penalties import RecordPath
 from lib.methods.registry import KEEPS, METHODS, Context, method
 from lib.methods.rehearsal import DER, Replay
@@ -24,6 +25,9 @@ __all__ = [
     "FineTune",
     "Freeze",
     "LwF",
+    "Merge",
+    "MergeFisher",
+    "MergeRanking",
     "Method",
     "RecordPath",
     "Replay",
