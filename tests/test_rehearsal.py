@@ -136,22 +136,29 @@ def test_the_new_images_are_those_of_fine_tuning_and_the_buffers_come_last(tasks
 
 
 def test_draws_are_the_seeds_own(tasks):
-    """Equal for the same seed whatever the global generator did and whichever method asks; other
-    ones for another seed and in the next round."""
+    """Equal for the same seed whichever method asks; other ones for another seed and in the next
+    round."""
 
     def draws(cls, seed, number=2):
-        torch.manual_seed(number)
         method = watched(cls, per_class=12)
         method.before(network(tasks), tasks[1], context(tasks, 2, seed=seed))
         if number == 3:
             method.before(network(tasks), tasks[2], context(tasks, 3, seed=seed))
-        torch.rand(5)
         fit(network(tasks), tasks[number - 1], RECIPE, method, seed=seed)
-        return torch.stack([picks for *_, picks in method.seen])
+        return torch.stack([picks for *_, picks in method.seen]), method.draws.initial_seed()
 
-    first = draws(Replay, 3)
-    assert torch.equal(first, draws(Replay, 3)) and torch.equal(first, draws(DER, 3))
-    assert not torch.equal(first, draws(Replay, 4)) and not torch.equal(first, draws(Replay, 3, 3))
+    (first, own), (again, _), (der, _) = draws(Replay, 3), draws(Replay, 3), draws(DER, 3)
+    assert torch.equal(first, again) and torch.equal(first, der)
+    assert not torch.equal(first, draws(Replay, 4)[0])
+    assert len({own, draws(Replay, 3, number=3)[1], draws(Replay, 4)[1]}) == 3
+
+
+def test_draws_leave_the_global_random_numbers_to_dropout(tasks):
+    """The buffer's choice and the step's draw have generators apart from the global one."""
+    method, before = Replay(per_class=12), torch.get_rng_state()
+    method.before(network(tasks), tasks[1], context(tasks, 2))
+    method.batch(tasks[1].x[:16], tasks[1].y[:16])
+    assert torch.equal(before, torch.get_rng_state())
 
 
 class NoReading(TorchDispatchMode):

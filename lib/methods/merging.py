@@ -77,7 +77,9 @@ class MergeFisher(Merge):
     Departs from the paper: where both are 0 the weight lies on the straight line, as is the limit
     of the paper's small floor under both Fishers, without a floor that small Fishers would drown
     in. Batch-norm statistics have no Fisher: straight line. With a head for each task, each head is
-    taken whole from where it was learned (elsewhere its Fisher is 0).
+    taken whole from where it was learned (elsewhere its Fisher is 0). The Fishers are used as they
+    are, not brought to one scale: a network sure of its answers has a small one, and F1 grows with
+    every task, so `weight` must be tuned.
 
     images: training images a Fisher is made from, the first in data-set order (None: all; cost K
     backward passes an image). Stored between tasks: the weights and one importance for each. Every
