@@ -6,6 +6,7 @@ line, a file for each family.
 A new method is one class (see `lib.methods.registry`) and one line of a profile.
 """
 
+from lib.methods.distillation import LwF
 from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
 from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
 from lib.methods.layers import FreezeLayers, Nguyen, Only
@@ -19,6 +20,10 @@ from lib.training import Method
 __all__ = [
     "GPM",
     "EWC",
+from lib.methods.merging import Merge, MergeFisher, MergeRanking
+from lib.methods.penalties import RecordPath
+from lib.methods.rehearsal import DER, Replay
+    "DER",
     "KEEPS",
     "L2",
     "LINE_POINTS",
@@ -29,12 +34,17 @@ __all__ = [
     "FineTune",
     "Freeze",
     "FreezeLayers",
+    "LwF",
+    "Merge",
+    "MergeFisher",
+    "MergeRanking",
     "Method",
     "Nguyen",
     "Only",
     "PackNet",
     "RecordPath",
     "SoftFreeze",
+    "Replay",
     "frozen_fraction",
     "interpolate",
     "method",
