@@ -49,8 +49,8 @@ readme: $(ready) ## write the README's results from the published tables
 verify: $(ready) ## does the published record follow from its rows by today's code? (WRITE=1 puts it right)
 	@$(PYTHON) -m lib.reproduce verify $(ARGS) $(if $(WRITE),--write)
 
-test: $(ready)   ## unit tests, and the smoke profile through papermill once
-	@$(PYTHON) -m pytest
+test: $(ready)   ## unit tests, and the smoke profile through papermill once (SLOW=1: the long ones too)
+	@SLOW=$(SLOW) $(PYTHON) -m pytest
 
 bench: $(ready)  ## speed against the plain baselines in bench/ (SECTION=train|freeze|filters|fullgrad|scores|...)
 	@$(PYTHON) -m bench $(if $(SECTION),--section $(SECTION))

@@ -10,20 +10,19 @@ from lib.methods.distillation import LwF
 from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
 from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
 from lib.methods.layers import FreezeLayers, Nguyen, Only
+from lib.methods.merging import Merge, MergeFisher, MergeRanking
 from lib.methods.packnet import PackNet
 from lib.methods.penalties import EWC, L2, SI, RecordPath
 from lib.methods.projection import GPM
 from lib.methods.registry import KEEPS, METHODS, Context, method
+from lib.methods.rehearsal import DER, Replay
 from lib.methods.soft import SoftFreeze
 from lib.training import Method
 
 __all__ = [
-    "GPM",
-    "EWC",
-from lib.methods.merging import Merge, MergeFisher, MergeRanking
-from lib.methods.penalties import RecordPath
-from lib.methods.rehearsal import DER, Replay
     "DER",
+    "EWC",
+    "GPM",
     "KEEPS",
     "L2",
     "LINE_POINTS",
@@ -43,8 +42,8 @@ from lib.methods.rehearsal import DER, Replay
     "Only",
     "PackNet",
     "RecordPath",
-    "SoftFreeze",
     "Replay",
+    "SoftFreeze",
     "frozen_fraction",
     "interpolate",
     "method",

@@ -57,6 +57,10 @@ FAMILIES = {  # family of arms -> colours and markers of its first labels; more 
     "layers": (("#6FB79F",), ""),
     "merging": (("#E08CBC",), ""),
     "soft": (("#808000",), ""),
+    "projection": (("#5A5A9A",), ""),
+    "maps": (("#2F7F7F",), ""),
+    "relevance": (("#B05A2C",), ""),
+    "null": (("#9A9A9A",), ""),
 }
 NEW_FAMILY = (("#A06050", "#507090", "#707070"), "")  # a family not listed above
 # for labels beyond a family's own: shapes with an inside (a cross would vanish in its error bars)

@@ -45,20 +45,21 @@ def frozen_by(ranking: str, fraction: float | None = None) -> dict:
 def pick(runs: pd.DataFrame, arm: Arm) -> pd.DataFrame:
     """The rows of one arm.
 
-    Columns it does not ask for have their usual value (`USUAL`). Of arms alike in all of that
-    (another draw of a random ranking, in a table that does not tell draws apart) the one the
-    profile lists first is meant: an arm added later never joins another."""
+    Columns of `USUAL` that it does not ask for have their usual value, as has every row that says
+    nothing of them. Of arms alike in all of that (another draw of a random ranking, in a table that
+    does not tell draws apart) the one the profile lists first is meant: an arm added later never
+    joins another."""
     if isinstance(arm, str):
         return runs[runs["arm"] == arm]
     keep = pd.Series(True, runs.index)
-    for column, value in arm.items():
-        keep &= (
-            np.isclose(runs[column].astype(float), value)
-            if column == "fraction"
-            else runs[column] == value
-        )
-    for column in (USUAL.keys() - arm.keys()) & set(runs.columns):
-        keep &= runs[column].isna() | (runs[column] == USUAL[column])
+    for column, value in {**USUAL, **arm}.items():
+        if column in USUAL:
+            said = runs[column].fillna(USUAL[column]) if column in runs else USUAL[column]
+            keep &= said == value
+        elif column == "fraction":
+            keep &= np.isclose(runs[column].astype(float), value)
+        else:
+            keep &= runs[column] == value
     found = runs[keep]
     parts = [part for _, part in found.groupby("fraction", dropna=False)]
     return pd.concat([p[p["arm"] == _first_listed(p)] for p in parts]) if parts else found
