@@ -122,8 +122,9 @@ def read_manifest(results: Path, notebook: str) -> dict | None:
     """A notebook's manifest, or None if there is none that `finish` wrote: then it is run again."""
     try:
         manifest = json.loads(manifest_path(results, notebook).read_text())
-        return manifest if manifest["inputs"].items() and manifest["outputs"].items() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = all(isinstance(manifest[part], dict) for part in ("inputs", "outputs"))
+        return manifest if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

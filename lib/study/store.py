@@ -350,7 +350,10 @@ def _read_meta(path: Path) -> dict:
 
 
 def product_name(meta: dict) -> str:
-    """The file name of the JSON product that a meta file is about."""
+    """The file name of the JSON product that a meta file is about. A branch is a lineage or
+    "scratch", so one word: else ValueError."""
+    if not re.fullmatch(r"\w*", meta["branch"]):
+        raise ValueError(f"branch {meta['branch']!r} is no lineage")
     return f"{digest(meta['key'])}{'.' + meta['branch'] if meta['branch'] else ''}.json"
 
 
