@@ -1,7 +1,6 @@
 """Nothing lost, nothing unclear: bad input by a table of cases (cases.yaml), destructive commands,
 what is stale, and every exception as one sentence."""
 
-import argparse
 import json
 import os
 import shutil
@@ -9,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from lib.report import session
 from lib.reproduce import __main__ as reproduce
 from lib.reproduce import commands, notebooks, record
 from lib.study import store
-from lib.study.command import explain, in_one_sentence
+from lib.study.command import ADVICE, INTERRUPTED, advice_in, in_one_sentence
+from lib.study.engine import default_workers, processes
 from lib.study.keys import digest
 from lib.study.profile import load
 
@@ -464,3 +465,156 @@ def test_other_seeds_than_those_of_the_tables_are_said(results, capsys):
     assert "will hold seeds 1-2, in place of 3-4" in said and "runs.csv holds every seed" in said
     notebooks._say_whose_seeds(load("smoke", seeds="3-4"))
     assert capsys.readouterr().out == ""
+
+
+# --- every exception is a sentence ----------------------------------------------------------------
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+RAISED = {
+    "a room's own sentence": (
+        ValueError("a: given\n b,  expected c"),
+        "error: a: given b, expected c\n",
+    ),
+    "a full disk": (OSError(28, "No space left on device", "/x/y"), ADVICE[28]),
+    "a read-only disk": (OSError(30, "Read-only file system", "/x/y"), "error: /x/y: Read-only"),
+    "no right": (PermissionError(13, "Permission denied", "/x/y"), "RESULTS=FOLDER"),
+    "a file in the way": (NotADirectoryError(20, "Not a directory", "/x/y"), "where a file stands"),
+    "no memory": (MemoryError(), "WORKERS=1"),
+    "no package": (ModuleNotFoundError("No module named 'pandas'", name="pandas"), "make setup"),
+    "a defect": (KeyError("C2-random"), "error: KeyError: 'C2-random' (at test_sturdy.py, line "),
+    "a defect without a word": (AssertionError(), "TRACEBACK=1"),
+    "a library's cancelling": (BaseException("x"), "error: BaseException: x"),
+}
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_any_exception_is_one_sentence(name, capsys):
+    error, words = RAISED[name]
+    assert in_one_sentence(raising(error)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and words in said, said
+
+
+def test_a_command_that_ends_well_or_asks_to_exit_is_left_alone(capsys):
+    assert in_one_sentence(lambda: None) == 0 and in_one_sentence(lambda: 3) == 3
+    with pytest.raises(SystemExit):
+        in_one_sentence(raising(SystemExit(2)))
+    assert capsys.readouterr().err == ""
+
+
+def swallowed():
+    """A library that turns Ctrl-C into an error of its own."""
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    except KeyboardInterrupt:
+        raise ImportError("numpy could not be imported") from None
+
+
+@pytest.mark.parametrize("work", [raising(KeyboardInterrupt()), swallowed])
+def test_an_interruption_is_one_sentence_whatever_became_of_it(work, capsys):
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert in_one_sentence(work) == 130
+        assert capsys.readouterr().err == f"\n{INTERRUPTED}\n"
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # the way out is quiet
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_traceback_is_there_for_who_asks(monkeypatch, capsys):
+    monkeypatch.setenv("TRACEBACK", "1")
+    assert in_one_sentence(raising(KeyError("x"))) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_in_a_notebook_gets_its_advice():
+    assert advice_in("[Errno 28] No space left on device: '/x'") == f": {ADVICE[28]}"
+    assert advice_in("no such thing") == advice_in("[Errno 9999] odd") == ""
+    assert advice_in(f"[Errno 28] {ADVICE[28]}") == ""
+
+
+def test_ctrl_c_while_workers_train_is_one_sentence_and_leaves_no_process(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lib.study", "--profile", "smoke", "--workers", "2"],
+        cwd=ROOT,
+        env={**os.environ, "RESULTS": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal sends Ctrl-C to all of a group
+    )
+    while "epoch" not in process.stdout.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert (process.returncode, error) == (130, f"\n{INTERRUPTED}\n")
+    end = time.time() + 10  # multiprocessing's own helper goes a moment later
+    with pytest.raises(ProcessLookupError):
+        while time.time() < end:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("module", ["lib.reproduce", "lib.study", "bench"])
+def test_a_python_without_the_packages_is_told_what_to_do(module):
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", module, "readme"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "make setup" in done.stderr and "PYTHON=" in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_an_old_python_is_told_what_to_do(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 4))
+    assert in_one_sentence(lambda: None) == 1
+    assert "too old: expected 3.11 or newer; name one by PYTHON=" in capsys.readouterr().err
+
+
+# --- other systems --------------------------------------------------------------------------------
+
+
+def test_without_sched_getaffinity_there_is_a_worker_for_each_core(monkeypatch):
+    monkeypatch.delenv("WORKERS", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert default_workers() == os.cpu_count()
+    monkeypatch.setenv("WORKERS", "3")
+    assert default_workers() == 3 and default_workers(2) == 2
+    with pytest.raises(ValueError, match="WORKERS=0: expected"):
+        default_workers(0)
+
+
+@pytest.mark.parametrize("length", [10, 100])
+def test_sockets_lie_in_a_folder_whose_path_is_short_enough(length, tmp_path, monkeypatch):
+    place = "/" + "x" * length
+    monkeypatch.setattr(notebooks.tempfile, "gettempdir", lambda: place)
+    monkeypatch.setattr(notebooks.os, "access", lambda p, how: p != "/tmp")
+    made = []
+    monkeypatch.setattr(
+        notebooks.tempfile,
+        "TemporaryDirectory",
+        lambda prefix, dir: made.append(dir) or nullcontext(f"{dir}/{prefix}abcdefgh"),
+    )
+    with notebooks._sockets() as talk:
+        assert len(talk.KernelManager.ip) < 90
+    assert made == [place if length == 10 else "/var/tmp"]
+    monkeypatch.setattr(notebooks.os, "access", lambda *_: False)
+    with notebooks._sockets() as talk:
+        assert "transport" not in talk.KernelManager  # ports
+
+
+def test_a_full_disk_in_a_worker_says_which_folder_and_what_to_do(tmp_path):
+    from concurrent.futures import Future
+
+    future = Future()
+    future.set_exception(OSError(28, "No space left on device"))
+    with pytest.raises(RuntimeError, match=f"seed 1: {tmp_path}: No space left .*free some space"):
+        processes._result(future, "seed 1", tmp_path)

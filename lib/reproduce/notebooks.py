@@ -149,7 +149,8 @@ def _sockets() -> Iterator:
         yield Config()
         return
     sweep(Path(place), SOCKETS, deep=False)
-    with tempfile.TemporaryDirectory(prefix=f"kernel-{os.getpid()}-", dir=place) as sockets:
+    prefix = f"kernel-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as sockets:
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}})
 
 

@@ -68,6 +68,9 @@ def in_one_sentence(work: Callable[[], int | None]) -> int:
             traceback.print_exc()
         if interrupted or isinstance(error, KeyboardInterrupt):
             interrupted.append(signal.SIGINT)
+            # one that passed through a library's exec() has left Python a note to die of the
+            # signal, with no exit code; the next exec() takes it back
+            exec("")
             print(f"\n{INTERRUPTED}", file=sys.stderr)
             return 130
         if isinstance(error, BrokenPipeError):  # `... | head`: nobody listens any more

@@ -131,14 +131,14 @@ def side_by_side(
             while not queue.empty():
                 tell(queue.get())
         finally:
-            _end(pool)
+            end_at_once(pool)
             # a traceback would keep these, and their semaphores, alive until the interpreter
             # complains of a leak
             del pool, queue
             waiting.clear()
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
+def end_at_once(pool: ProcessPoolExecutor) -> None:
     """Stop the workers at once, whatever they are at: products are written whole or not at all."""
     processes = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
