@@ -52,7 +52,7 @@ verify: $(ready) ## does the published record follow from its rows by today's co
 	@$(PYTHON) -m lib.reproduce verify $(ARGS) $(if $(WRITE),--write)
 
 test: $(ready)   ## unit tests, and the smoke profile through papermill once (SLOW=1: the long ones too)
-	@SLOW=$(SLOW) $(PYTHON) -m pytest
+	@SLOW=$(SLOW) $(PYTHON) -m pytest -n $(or $(JOBS),2) --dist loadfile
 
 bench: $(ready)  ## speed against the plain baselines in bench/ (SECTION=train|freeze|filters|fullgrad|scores|...)
 	@$(PYTHON) -m bench $(if $(SECTION),--section $(SECTION))
