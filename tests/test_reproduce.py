@@ -338,7 +338,7 @@ BAD = {
     ),
     "unknown method": (
         "arms: [{name: a, method: hope}]",
-        "no method 'hope'; expected one of finetune",
+        "no method 'hope'; expected one of ",
     ),
     "class the data lack": ("data: {classes: [[0, 1], [2, 77]]}", "has no images of class [77]"),
     "seeds": (["--profile", "smoke", "--seeds", "one"], "seeds 'one': expected numbers and ranges"),
