@@ -4,6 +4,7 @@ the record; and freezing over more than two tasks."""
 import argparse
 import json
 import math
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from lib.data import hold_out, split_tasks
 from lib.report.statistics import forward_transfer
 from lib.report.words import transfer_table, tuning_table
 from lib.reproduce import record, verify
-from lib.study import materials, tuning
+from lib.study import engine, materials, runs, tuning
 from lib.study.__main__ import main
 from lib.study.arms import check
 from lib.study.products import task1_key
@@ -192,20 +193,34 @@ def test_what_shares_a_setting_is_judged_by_its_mean():
 # --- from the command line to the record ----------------------------------------------------------
 
 
+def one_by_one(todo, do, log, workers=None):
+    """As the engine, in this process: what it is given must still pickle."""
+    for job in pickle.loads(pickle.dumps(list(todo))):
+        pickle.loads(pickle.dumps(do))(job)
+
+
 @pytest.fixture(scope="module")
-def tuned(tiny, tmp_path_factory):
-    """A profile tuned from the command line: its results, and what a second call made anew."""
+def made_once(tiny, tmp_path_factory):
+    """A profile tuned from the command line, in two parts; a third call makes nothing anew: its
+    results, and the table after the first part."""
     patch, results = pytest.MonkeyPatch(), tmp_path_factory.mktemp("tuned")
     patch.setenv("RESULTS", str(results))
-    call = ["--profile", tiny, "--tune", "--workers", "2"]
+    patch.setattr(engine, "side_by_side", one_by_one)
+    call = ["--profile", tiny, "--tune"]
     assert main([*call, "--shard", "1/2"]) == 0  # one of the two seeds
     part = table(load(tiny))
     assert main(call) == 0
     times = {p: p.stat().st_mtime_ns for p in results.rglob("*.meta.json")}
     assert main(call) == 0
     assert times == {p: p.stat().st_mtime_ns for p in results.rglob("*.meta.json")}
-    yield results, part
     patch.undo()
+    return results, part
+
+
+@pytest.fixture
+def tuned(made_once, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(made_once[0]))
+    return made_once
 
 
 def test_a_part_of_the_seeds_chooses_nothing(tuned, tiny):
@@ -309,7 +324,7 @@ def test_a_failure_in_task_1_is_not_taken_for_a_point_s(tiny, tmp_path, monkeypa
 
 THREE = """
 extends: smoke
-seeds: 1
+seeds: "1"
 data: {source: digits, classes: [[0, 1, 2], [3, 4, 5], [6, 7, 8]]}
 recipe: {epochs: 2, batch_size: 32, lr: 0.005, momentum: 0.9, flip: false}
 network: {width: 0.0625, batch_norm: true, heads: per_task}
@@ -324,26 +339,29 @@ arms:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
-    """Tables of three tasks in a row, what was said, and the profile."""
-    patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp("three")
+    """Tables of three tasks in a row, and what the arms said."""
+    patch, folder, said = pytest.MonkeyPatch(), tmp_path_factory.mktemp("three"), []
     patch.setenv("RESULTS", str(folder))
+    patch.setattr(engine, "side_by_side", one_by_one)
+    patch.setattr(runs, "say", said.append)
     path = folder / "three.yaml"
     path.write_text(THREE)
-    assert main(["--profile", str(path), "--workers", "2"]) == 0
+    assert main(["--profile", str(path)]) == 0
     profile = load(str(path))
-    yield {name: pd.DataFrame(rows) for name, rows in collect(profile).items()}, profile, folder
+    tables = {name: pd.DataFrame(rows) for name, rows in collect(profile).items()}
     patch.undo()
+    return tables, said
 
 
 def test_three_tasks_are_run_and_scored(three):
-    tables, *_ = three
-    runs = tables["runs"]
-    assert list(runs["arm"]) == ["fine-tune", "MSE 50 %", "random 50 %", "random 100 %"]
+    tables, _ = three
+    rows = tables["runs"]
+    assert list(rows["arm"]) == ["fine-tune", "MSE 50 %", "random 50 %", "random 100 %"]
     columns = [*("acc1", "acc2", "acc3"), *("acc1_before", "acc2_before", "acc3_before")]
-    assert runs[columns].notna().all(axis=None)
+    assert rows[columns].notna().all(axis=None)
     assert set(tables["accuracy"]["round"]) == {2, 3}
     assert set(tables["accuracy"]["task"]) == {"task1", "task2", "task3"}
-    shown = transfer_table(runs, tables["accuracy"], classes_per_task=3)
+    shown = transfer_table(rows, tables["accuracy"], classes_per_task=3)
     assert len(shown) == 4 and "forward transfer [95 %]" in shown
 
 
@@ -360,8 +378,7 @@ def test_masks_of_several_rounds_say_what_each_leaves_free(three):
 
 
 def test_a_round_that_finds_no_free_filter_says_so_once_and_goes_on(three):
-    log = (three[2] / "three/log.txt").read_text()
-    said = [line for line in log.splitlines() if "no free filter" in line]
+    said = [line for line in three[1] if "no free filter" in line]
     assert len(said) == 1 and "seed 1  random 100 %  no free filter is left in round 3" in said[0]
     masks = three[0]["masks"]
     full = masks[masks["arm"] == "random 100 %"]
