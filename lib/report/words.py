@@ -20,6 +20,7 @@ from lib.report.statistics import (
     by_seed,
     checkpoints,
     forgetting,
+    forward_transfer,
     frozen_by,
     interval,
     pick,
@@ -279,16 +280,22 @@ def accuracy_matrices(runs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFram
     return pd.concat(found, names=["arm"]) if found else pd.DataFrame()
 
 
-def transfer_table(runs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Forgetting and backward transfer of every arm that starts from a checkpoint: mean and
-    interval over seeds."""
+def transfer_table(
+    runs: pd.DataFrame, accuracy: pd.DataFrame, classes_per_task: int | None = None
+) -> pd.DataFrame:
+    """Forgetting and backward transfer of every arm that starts from a checkpoint, and with
+    classes_per_task forward transfer: mean and interval over seeds."""
     rows = []
     for arm in runs["arm"].unique():
         matrix = accuracy_matrix(runs, accuracy, arm)
         if len(matrix):
             lost, moved = forgetting(matrix), backward_transfer(matrix)
             row = {"arm": arm, "forgetting [95 %]": spread(lost)}
-            rows.append({**row, "backward transfer [95 %]": spread(moved), "n": len(lost)})
+            row["backward transfer [95 %]"] = spread(moved)
+            if classes_per_task:
+                ahead = forward_transfer(matrix, classes_per_task)
+                row["forward transfer [95 %]"] = spread(ahead)
+            rows.append({**row, "n": len(lost)})
     return pd.DataFrame(rows)
 
 
@@ -325,6 +332,23 @@ def calibration_table(calibration: pd.DataFrame) -> pd.DataFrame | str:
         return "this profile names no calibration"
     parts = calibration.groupby(["setting", "precision"])[["acc1_before", "acc2_before"]]
     return parts.agg(["mean", "min", "max", "count"])
+
+
+def tuning_table(tuning: pd.DataFrame) -> pd.DataFrame | str:
+    """How each setting of a grid did on tuning seeds and held-out images: mean accuracies over
+    seeds (empty where a run failed), how many runs failed, and which was chosen; or a word that
+    there is none."""
+    if tuning.empty:
+        return "this profile has no tuned settings"
+    columns = [*(c for c in tuning if re.fullmatch(r"acc\d+", c)), "average"]
+    found = []
+    for (grid, options), part in tuning.groupby(["grid", "options"], sort=False):
+        failed = int(part["failed"].notna().sum())
+        means = {c: "" if failed else plain(part[c].mean()) for c in columns}
+        row = {"grid": grid, "options": options, "n": part["seed"].nunique(), **means}
+        word = "chosen" if part["chosen"].all() else ""
+        found.append({**row, "failed": failed or "", "": word})
+    return pd.DataFrame(found)
 
 
 # --- choices of filters ---------------------------------------------------------------------------

@@ -55,6 +55,8 @@ def publish(profile: Profile, arguments: argparse.Namespace) -> None:
         1::2
     ]:  # what the notebooks made, not what an earlier version left beside it
         copies += [results / name for name in json.loads(manifest.read_text())["outputs"]]
+    # no notebook's output: the command that tunes writes it
+    copies += [p for p in [results / "tables" / "tuning.csv"] if p.exists()]
     if large := [p.name for p in copies if p.stat().st_size > LARGEST]:
         raise ValueError(
             f"{', '.join(large)}: larger than {LARGEST:,} bytes, not published; make them smaller"

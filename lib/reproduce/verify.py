@@ -39,10 +39,13 @@ def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
     what notebooks 03 and 04 write."""
     from lib.study.arms import rankings_table
     from lib.study.tables import collect
+    from lib.study.tuning import table
 
     with _own_results():
         restore(profile, argparse.Namespace())
         tables = {name: pd.DataFrame(rows) for name, rows in collect(profile).items()}
+        if profile.tuning.grids and (tuned := table(profile)):
+            tables["tuning"] = pd.DataFrame(tuned)
     return {**tables, "rankings": pd.DataFrame(rankings_table(profile))}
 
 
