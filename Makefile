@@ -3,7 +3,7 @@
 # PROFILE=quick|compact|paper|...   SEEDS=1-5   DATA=cifar100:FOLDER|digits|file.npz|FOLDER   STYLE=<matplotlib style>
 PROFILE ?= quick
 BASE ?= python3
-ARGS = --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA),--data "$(DATA)")
+ARGS = --profile "$(PROFILE)" $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA),--data "$(DATA)")
 
 ifdef PYTHON
 ready =
@@ -21,15 +21,17 @@ setup: $(ready)  ## a local virtual environment from requirements.txt (TORCH=cpu
 	@echo "ready: $(PYTHON)"
 
 .venv/ready: requirements.txt
+	@command -v "$(BASE)" > /dev/null || \
+	  { echo "error: no program $(BASE): expected Python 3.11 or newer; name one with BASE=python3.11" >&2; exit 1; }
 	@$(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $$($(BASE) --version) is too old: Python 3.11 or newer is needed; name one with BASE=python3.11"; exit 1; }
+	  { echo "error: $$($(BASE) --version) is too old: Python 3.11 or newer is needed; name one with BASE=python3.11" >&2; exit 1; }
 	$(BASE) -m venv .venv
 	$(if $(filter cpu,$(TORCH)),.venv/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $$(grep -E '^torch(vision)?==' requirements.txt))
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 reproduce: $(ready) ## run the notebooks of a profile that are not current
-	@$(PYTHON) -m lib.reproduce run $(ARGS) $(if $(ONLY),--only $(ONLY))
+	@$(PYTHON) -m lib.reproduce run $(ARGS) $(if $(ONLY),--only "$(ONLY)")
 
 tune: $(ready)  ## settings by the profile's grids, on tuning seeds and held-out training images
 	@$(PYTHON) -m lib.study $(ARGS) --tune
@@ -44,7 +46,7 @@ restore: $(ready) ## put published rows back, so that a fresh clone goes on from
 	@$(PYTHON) -m lib.reproduce restore $(ARGS)
 
 figures: $(ready) ## draw the figures of a profile again from its tables, without training (STYLE=...)
-	@$(PYTHON) -m lib.reproduce figures $(ARGS) $(if $(STYLE),--style $(STYLE))
+	@$(PYTHON) -m lib.reproduce figures $(ARGS) $(if $(STYLE),--style "$(STYLE)")
 
 readme: $(ready) ## write the README's results from the published tables
 	@$(PYTHON) -m lib.reproduce readme
@@ -64,6 +66,7 @@ trace: $(ready)  ## a profiler trace of one training step, for chrome://tracing 
 lab: $(ready)    ## JupyterLab on the notebooks
 	@$(PYTHON) -m jupyterlab notebooks
 
-clean:           ## remove a profile's unpublished results (asks nothing; keeps .venv, data, the record)
-	@test -f profiles/$(PROFILE).yaml || { echo "error: no profile $(PROFILE)"; exit 1; }
-	rm -rf results/$(PROFILE)
+clean:           ## remove a profile's unpublished results, under RESULTS if set (asks nothing; keeps .venv, data, the record)
+	@command -v "$(PYTHON)" > /dev/null || \
+	  { echo "error: no program $(PYTHON): expected the Python that made the results; make setup, or name it with PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -m lib.reproduce clean $(ARGS)
