@@ -40,9 +40,12 @@ def publish(profile: Profile, arguments: argparse.Namespace) -> None:
     """Copy rows, tables, figures and executed notebooks to results/published/<profile> (no
     checkpoints). The new record is made whole beside the old one, which it then replaces.
 
-    Refuses unless all notebooks are current, and rows that were made from uncommitted code.
+    Refuses unless all notebooks are current, and rows that were made from uncommitted code. With
+    `--rows` only the rows are copied, beside what the record has: of a run that still goes on.
     """
     results, target = results_dir(profile.name), PUBLISHED / profile.name
+    if arguments.rows:
+        return _publish_rows(results, target)
     with holding(results):
         if stale := [n for n in NOTEBOOKS if not is_current(n, profile)]:
             raise ValueError(
@@ -66,6 +69,16 @@ def publish(profile: Profile, arguments: argparse.Namespace) -> None:
         f"published {rows} products of {len(packs)} seeds, {len(copies)} tables, figures and "
         f"notebooks: {target}"
     )
+
+
+def _publish_rows(results: Path, target: Path) -> None:
+    """Seeds of which rows are there; their packs replace those of the record."""
+    packs = _packs(results)
+    for seed, lines in packs.items():
+        text = "\n".join(lines) + "\n"
+        write_atomically(target / f"runs/{seed}.jsonl", lambda p, t=text: p.write_text(t))
+    rows = sum(map(len, packs.values()))
+    print(f"published {rows} products of {len(packs)} seeds: {target / 'runs'}")
 
 
 def _packs(results: Path) -> dict[str, list[str]]:
