@@ -8,7 +8,7 @@ What is measured stands in `lib.examination`. The atlas and the grafts are made 
 so that a ranking added later makes only rows of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from torch import nn
 
 from lib import examination, freezing, visualization
 from lib.methods import Freeze
-from lib.ranking import RANKINGS, Scores
+from lib.network import conv_layers
+from lib.ranking import RANKINGS
+from lib.study.arms import SEEN
 from lib.study.engine import say
 from lib.study.keys import SCIENCE, fields, versions
 from lib.study.materials import epochs, tasks
@@ -37,7 +39,16 @@ from lib.study.products import (
 from lib.study.profile import Profile, parse_seeds
 from lib.training import fit
 
-EXAMINED = ("damages", "atlas", "reliability", "sanity", "retrained", "readouts", "grafts")
+EXAMINED = (
+    "scores",
+    "damages",
+    "atlas",
+    "reliability",
+    "sanity",
+    "retrained",
+    "readouts",
+    "grafts",
+)
 WAYS = ("fine-tune", "all frozen")  # of going through round 2, told apart by what is left
 
 
@@ -72,14 +83,9 @@ def judged(profile: Profile, seed: int) -> Sequence[str]:
     return [name for name, r in RANKINGS.items() if tried or "trial" not in r.needs]
 
 
-def _needs(*kinds: str) -> Callable[[Profile, str], Sequence[str]]:
-    """What a ranking's rows need: these kinds, and what the ranking looks at."""
-
-    def needed(profile: Profile, name: str) -> Sequence[str]:
-        looks = (kind for kind in ("maps", "filters", "initial", "trial"))
-        return ("task1", *(k for k in looks if k in RANKINGS[name].needs), *kinds)
-
-    return needed
+def _looks_at(profile: Profile, name: str) -> Sequence[str]:
+    """The products a ranking's scores are made from."""
+    return ("task1", *(kind for kind in SEEN if kind in RANKINGS[name].needs))
 
 
 def _ranking_key(profile: Profile, seed: int, name: str) -> dict:
@@ -97,14 +103,16 @@ def _ranking_key(profile: Profile, seed: int, name: str) -> dict:
     return key
 
 
-def _scores(profile: Profile, seed: int, name: str, **options) -> Scores | None:
-    """A ranking's scores after task 1; None, and a line that says why, where it refuses the
-    network."""
+@product(_ranking_key, needs=_looks_at, parts=judged, filetype=ARRAYS)
+def scores(profile: Profile, seed: int, name: str) -> dict[str, np.ndarray]:
+    """A ranking's scores after task 1: {layer: (C, F) or (1, F)}; empty, after a line that says
+    why, where it refuses the network."""
     try:
-        return RANKINGS[name](evidence(profile, seed), **options)
+        found = RANKINGS[name](evidence(profile, seed))
     except ValueError as error:
         say(f"seed {seed}  {name} left out: {error}")
-        return None
+        return {}
+    return {layer: s.numpy() for layer, s in found.items()}
 
 
 # --- does a score predict damage? -----------------------------------------------------------------
@@ -134,14 +142,13 @@ def atlas_key(profile: Profile, seed: int, name: str) -> dict:
     return {"damages": damages_key(profile, seed), **_ranking_key(profile, seed, name)}
 
 
-@product(atlas_key, needs=_needs("damages"), parts=judged, published=True)
+@product(atlas_key, needs=("scores", "damages"), parts=judged, published=True)
 def atlas(profile: Profile, seed: int, name: str) -> dict:
     """How well a ranking predicts damage: {"seed", "lineage", "rows": {layer, spearman, ceiling}};
     no rows where it refuses the network."""
-    scores, found, rows = _scores(profile, seed, name), damages(profile, seed), []
-    if scores is not None:
-        halves = ({k: found[f"{k}/{h}"] for k in scores} for h in (0, 1))
-        rows = examination.predicts_damage(scores, tuple(halves))
+    given, found = scores(profile, seed, name), damages(profile, seed)
+    halves = tuple({k: found[f"{k}/{h}"] for k in given} for h in (0, 1))
+    rows = examination.predicts_damage(given, halves)
     return {"seed": seed, "lineage": task1(profile, seed)["lineage"], "rows": rows}
 
 
@@ -221,16 +228,14 @@ def retrained(profile: Profile, seed: int) -> dict:
     for way in WAYS:
         model, method = network_after_task1(profile, seed), None
         if way == "all frozen":
-            ones = {k: torch.ones(len(s[0]), dtype=torch.bool) for k, s in _random(profile, seed)}
             method = Freeze("random", 1.0)
-            method.rounds.append((2, ones))
+            masks = {
+                k: torch.ones(c.out_channels, dtype=bool) for k, c in conv_layers(model).items()
+            }
+            method.rounds.append((2, masks))
         fit(model, split[1], profile.recipe, method, seed, (), epochs(f"seed {seed}  {way}, again"))
         found[way] = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     return found
-
-
-def _random(profile: Profile, seed: int):
-    return RANKINGS["random"](evidence(profile, seed)).items()
 
 
 def _network(profile: Profile, seed: int, state: dict) -> nn.Module:
@@ -257,21 +262,29 @@ def grafts_key(profile: Profile, seed: int, name: str) -> dict:
     return {**key, "masks": profile.examine.masks} if name == "random" else key
 
 
-@product(grafts_key, needs=_needs("retrained"), parts=judged, published=True)
+@product(grafts_key, needs=("scores", "retrained"), parts=judged, published=True)
 def grafts(profile: Profile, seed: int, name: str) -> dict:
     """{"seed", "lineage", "rows": {fraction, draw, acc1, acc2, ...}}: a ranking's choices, by the
     default budget rule, put back into the fine-tuned network. Of the random ranking, many draws."""
     split, precision = tasks(profile, seed), profile.recipe.precision
     tuned, before = retrained(profile, seed)["fine-tune"], task1(profile, seed)["model"]
     model, rows = _network(profile, seed, tuned), []
-    draws = range(profile.examine.masks) if name == "random" else (None,)
-    for draw in draws:
-        scores = _scores(profile, seed, name, **({} if draw is None else {"draw": draw}))
-        for fraction in FRACTIONS if scores is not None else ():
-            masks = freezing.allocate(scores, fraction)
-            found = examination.judge(model, before, split, masks, precision=precision)
-            rows.append({"fraction": fraction, "draw": draw, **found})
+    for draw in range(profile.examine.masks) if name == "random" else (None,):
+        for fraction in FRACTIONS:
+            masks = _chosen(profile, seed, name, fraction, draw)
+            if masks:
+                found = examination.judge(model, before, split, masks, precision=precision)
+                rows.append({"fraction": fraction, "draw": draw, **found})
     return {"seed": seed, "lineage": task1(profile, seed)["lineage"], "rows": rows}
+
+
+def _chosen(profile: Profile, seed: int, name: str, fraction: float, draw: int | None):
+    """A ranking's mask; draw: of the random ranking."""
+    if draw is None:
+        given = {k: torch.from_numpy(a) for k, a in scores(profile, seed, name).items()}
+    else:
+        given = RANKINGS[name](evidence(profile, seed), draw=draw)
+    return freezing.allocate(given, fraction)
 
 
 # --- tables ---------------------------------------------------------------------------------------
