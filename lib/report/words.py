@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.report import paper
-from lib.report.claims import claims_in
+from lib.report.claims import EXAMINED, claims_in
 from lib.report.statistics import (
     FINE_TUNE,
     JOINT,
@@ -148,10 +148,12 @@ ANSWERS = (  # claim, what it compares, unit; MSE against random first, whatever
     ("C0", "what fine-tuning loses of acc1", "points"),
     ("C5b", "overlap of MSE's choice with the choice from the mean map of all classes", "share"),
     ("C5c", "overlap of MSE's choice with the choice from the worst null map", "share"),
+    ("C5", "correlation (Spearman) of MSE's score with the damage of ablation", "of 1"),
+    ("C6", "correlation of MSE's ranking with itself made again, the worst of four ways", "of 1"),
 )
 
 
-def answer(claims: pd.DataFrame) -> str:
+def answer(claims: pd.DataFrame, missing: bool = True) -> str:
     """The study's main answers from the table of claims, a line each: estimate [95 % interval], n,
     verdict; and one sentence on those the setting has and the table lacks."""
     found, lines = claims.set_index("claim"), []
@@ -167,7 +169,7 @@ def answer(claims: pd.DataFrame) -> str:
             else f"{number(c['estimate'])}{bounds} {unit}"
         )
         lines.append(f"{claim}: {words}: {value}, n = {int(c['n'])}: {c['verdict']}{_room(c)}")
-    if missing := _missing(claims):
+    if missing and (missing := _missing(claims)):
         lines.append(f"Not told by these tables, which lack what it needs: {', '.join(missing)}.")
     return "\n".join(lines)
 
@@ -184,9 +186,9 @@ def _room(claim: pd.Series) -> str:
 
 
 def _missing(claims: pd.DataFrame) -> list[str]:
-    """Main answers of the table's setting that are not in it."""
+    """Main answers of the table's setting that are not in it and have no table of their own."""
     setting = claims["setting"].iloc[0] if "setting" in claims and len(claims) else ""
-    made = {claim.id for claim in claims_in(setting)} - set(claims["claim"])
+    made = {claim.id for claim in claims_in(setting)} - set(claims["claim"]) - set(EXAMINED)
     return [claim for claim, *_ in ANSWERS if claim in made]
 
 
@@ -385,4 +387,40 @@ def answer_overlap(overlap: pd.DataFrame, rankings: pd.DataFrame, fraction: floa
         f"seed{'s' * (n != 1)}:"
     ]
     lines += [f"  {labels.get(other, other)}: {value:.2f}" for other, value in mean.items()]
+    return "\n".join(lines)
+
+
+# --- explanations, examined -----------------------------------------------------------------------
+
+
+def grafts_beside_arms(grafts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """acc1 of each choice put back without training beside that of the arm that froze it through
+    round 2 (the default rule and scope), means over the seeds that have both; `agree`: Spearman's
+    correlation of the two columns over arms, the same on every line (nan below three arms)."""
+    usual = runs[runs["method"] == "freeze"]
+    for column, value in (("rule", "turns"), ("scope", "weights")):
+        usual = usual[usual[column] == value] if column in usual else usual
+    keys = ["seed", "lineage", "ranking", "fraction"]
+    mean = grafts.groupby(keys)["acc1"].mean().rename("put back").reset_index()
+    both = usual.groupby([*keys, "arm"])["acc1"].mean().rename("frozen").reset_index()
+    table = both.merge(mean, on=keys).groupby("arm", sort=False)[["put back", "frozen"]].mean()
+    agree = table.rank().corr().iloc[0, 1] if len(table) > 2 else np.nan
+    return table.assign(agree=agree)
+
+
+def answer_examined(atlas: pd.DataFrame, readouts: pd.DataFrame) -> str:
+    """What the explanations tell in words: the paper's ranking, the best one and the ceiling, and
+    what is left of task 1 after round 2."""
+    means = atlas.groupby(["ranking", "label"])["spearman"].mean().reset_index()
+    ours = means[means["ranking"] == paper.RANKING]["spearman"].mean()
+    best = means.loc[means["spearman"].idxmax()]
+    lines = [
+        f"with the damage of ablation correlate, mean of layers: MSE {plain(ours)}, the best "
+        f"({best['label']}) {plain(best['spearman'])}, damage on other images "
+        f"{plain(atlas['ceiling'].mean())}"
+    ]
+    left = readouts.groupby(["way", "readout"], sort=False)["acc1"].mean()
+    for way in readouts["way"].unique():
+        shown = ", ".join(f"{name} {plain(value)}" for name, value in left[way].items())
+        lines.append(f"acc1, {way}: {shown}")
     return "\n".join(lines)

@@ -114,6 +114,23 @@ class Explain(Checked):
     heat_map: Literal["brightness", "difference"] = "brightness"
 
 
+class Examine(Checked):
+    """Whose explanations are examined, and how closely; see `lib.study.examined`.
+
+    seeds: such as "1-3" (None: none but the one a notebook shows); images of a class behind a
+    measured damage; filters of a layer visualised again; masks: random ones that are grafted."""
+
+    seeds: str | None = None
+    images: int = Field(50, ge=2)
+    filters: int = Field(16, ge=2)
+    masks: int = Field(200, ge=1)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, text):
+        return None if text is None else (parse_seeds(text), str(text))[1]
+
+
 class Arm(Checked):
     """One way to go from the task-1 checkpoint to the end of the last round: one line of a profile.
 
@@ -234,6 +251,7 @@ class Profile(Checked):
     network: Network = Network()
     recipe: Recipe = Recipe()
     explain: Explain = Explain()
+    examine: Examine = Examine()
     arms: tuple[Arm, ...] = Field(min_length=1)
     calibration: Calibration = Calibration()
     tuning: Tuning = Tuning()
