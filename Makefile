@@ -12,7 +12,7 @@ PYTHON = .venv/bin/python
 ready = .venv/ready
 endif
 
-.PHONY: help setup reproduce compare publish restore figures readme verify test bench trace lab clean
+.PHONY: help setup reproduce tune compare record publish restore figures readme verify test bench trace lab clean
 help:            ## this list
 	@echo "usage: make TARGET [PROFILE=quick|compact|compact_two_heads|paper|paper_batch_norm|paper_two_heads] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -33,11 +33,17 @@ setup: $(ready)  ## a local virtual environment from requirements.txt (TORCH=cpu
 reproduce: $(ready) ## run the notebooks of a profile that are not current
 	@$(PYTHON) -m lib.reproduce run $(ARGS) $(if $(ONLY),--only "$(ONLY)")
 
+tune: $(ready)  ## settings by the profile's grids, on tuning seeds and held-out training images
+	@$(PYTHON) -m lib.study $(ARGS) --tune
+
 compare: $(ready) ## your own run of a profile beside the published record
 	@$(PYTHON) -m lib.reproduce compare $(ARGS)
 
-publish: $(ready) ## copy rows, tables, figures and notebooks of a finished profile to results/published
-	@$(PYTHON) -m lib.reproduce publish $(ARGS)
+record: $(ready) ## run whatever the published plan still lacks, most valuable first; publishes its rows seed by seed
+	@$(PYTHON) -m lib.reproduce record $(ARGS)
+
+publish: $(ready) ## copy rows, tables, figures and notebooks of a finished profile to results/published (ROWS=1: rows alone)
+	@$(PYTHON) -m lib.reproduce publish $(ARGS) $(if $(ROWS),--rows)
 
 restore: $(ready) ## put published rows back, so that a fresh clone goes on from there
 	@$(PYTHON) -m lib.reproduce restore $(ARGS)

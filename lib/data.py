@@ -349,6 +349,26 @@ def split_tasks(
     return tasks
 
 
+def hold_out(task: Task, per_class: int) -> Task:
+    """The task without its last `per_class` training images of each class, in data-set order, and
+    scored on those: its test images are gone.
+
+    No random number, so all seeds and settings hold out the same images. Which are the last is
+    chance where a data set is shuffled, as CIFAR-100 and the digits are; of a folder they are the
+    last by file name. Mean and deviation stay those of the whole training set. Raises ValueError if
+    a class has no image left to train on."""
+    held = torch.zeros(len(task.y), dtype=torch.bool, device=task.y.device)
+    for k, name in enumerate(task.classes):
+        own = (task.y == k).nonzero().squeeze(1)
+        if len(own) <= per_class:
+            raise ValueError(
+                f"{task.name}: class {name} has {len(own)} training images, expected more than "
+                f"the {per_class} to be held out; hold out fewer"
+            )
+        held[own[len(own) - per_class :]] = True
+    return task._replace(x=task.x[~held], y=task.y[~held], x_test=task.x[held], y_test=task.y[held])
+
+
 def join(tasks: Sequence[Task], shared: bool) -> Task:
     """All tasks as one: over the K labels of the shared head, or over all T * K classes."""
     shift = [0 if shared else t * len(task.classes) for t, task in enumerate(tasks)]

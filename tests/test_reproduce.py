@@ -121,7 +121,7 @@ def test_a_second_call_does_nothing_and_imports_no_torch(smoke):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and "all 5 notebooks are current" in done.stdout
+    assert done.returncode == 0 and "all 6 notebooks are current" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in smoke.rglob("*")} == before
 
 
@@ -130,17 +130,17 @@ def test_a_missing_output_a_changed_table_or_a_new_row_makes_its_notebook_stale(
 ):
     shutil.copytree(smoke / "smoke", tmp_path / "smoke")
     monkeypatch.setenv("RESULTS", str(tmp_path))
-    profile, last = load("smoke"), session.NOTEBOOKS[4]
+    profile, last = load("smoke"), session.NOTEBOOKS[-1]
     current = lambda: [session.is_current(n, profile) for n in session.NOTEBOOKS]  # noqa: E731
-    assert current() == [True] * 5
+    assert current() == [True] * 6
     assert not session.is_current(last, load("smoke", seeds="1"))
     claims = tmp_path / "smoke/tables/claims.csv"
     text = claims.read_text()
     claims.write_text(text + "x")
-    assert current() == [True] * 4 + [False]
+    assert current() == [True] * 4 + [False, True]
     claims.write_text(text)
     (tmp_path / "smoke/runs/run/new.meta.json").write_text("{}")
-    assert current() == [True, True, True, False, False]
+    assert current() == [True, True, True, False, False, False]
 
 
 def test_a_report_or_an_executed_notebook_that_is_not_whole_is_made_again(

@@ -119,6 +119,15 @@ FIGURES = {  # figure -> what to see in it, in the order of the study's question
     "the same place.",
     "best_and_worst": "Class maps beside the visualizations most and least like them.",
     "scores": "Score of every filter of a layer for every class.",
+    "atlas": "What each explanation can and cannot tell: does its score predict the damage when "
+    "the filter is ablated? First line: how far the damage, measured on half of the test images, "
+    "predicts the other half.",
+    "reliability": "The MSE ranking made again from other images or another noise, and how much of "
+    "it is mere brightness and contrast.",
+    "sanity": "FullGrad's maps as layers lose what they learned, as pixels are deleted in their "
+    "order, and compared within and between classes.",
+    "grafts": "Filters of the fine-tuned network put back to what they were, without training: by "
+    "every ranking, beside random choices.",
     "realised": "Fraction of each layer that is frozen, after the classes have shared its budget.",
     "one_of_each": "One image and its saliency map; one filter, from the noise it starts from to "
     "what raises it most, and the heat map that the ranking compares.",

@@ -371,6 +371,18 @@ def backward_transfer(matrix: pd.DataFrame) -> pd.Series:
     return _over_tasks(matrix, lambda r, j: r[-1, j] - r[j, j])
 
 
+def forward_transfer(matrix: pd.DataFrame, classes_per_task: int = 10) -> pd.Series:
+    """R[j - 1, j] - chance, the mean over every task j but the first, one number for each seed:
+    above 0 where what was learned before already helps on a task not yet seen.
+
+    Lopez-Paz & Ranzato (2017) subtract the accuracy of the untrained network, which the rows do not
+    hold; here it is chance, 1 / classes of the task. With a head for each task, task j's has never
+    been trained by then, and what is left of the number is luck of its start. matrix: see
+    `accuracy_matrix`."""
+    chance = 1 / classes_per_task
+    return _over_tasks(matrix, lambda r, j: r[j, j + 1] - chance)
+
+
 def _over_tasks(matrix: pd.DataFrame, change) -> pd.Series:
     rounds = {seed: part.sort_index().to_numpy() for seed, part in matrix.groupby("seed")}
     found = {s: np.mean([change(r, j) for j in range(r.shape[1] - 1)]) for s, r in rounds.items()}

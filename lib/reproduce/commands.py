@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from lib.reproduce import notebooks, record, verify
+from lib.reproduce import notebooks, plan, record, verify
 from lib.study.profile import ROOT, Profile, load
 from lib.study.store import holding, remove, results_dir, rows, write_atomically
 
@@ -70,6 +70,7 @@ def clean(profile: Profile, arguments: argparse.Namespace) -> None:
 
 COMMANDS = {
     "run": notebooks.run,
+    "record": plan.record,
     "publish": record.publish,
     "restore": record.restore,
     "compare": record.compare,
@@ -90,6 +91,7 @@ def obey(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", help="such as 1-5; the profile's own if not given")
     parser.add_argument("--data", help="a data source in place of the profile's (see lib.data)")
     parser.add_argument("--only", help="numbers of the notebooks to run, such as 04,05")
+    parser.add_argument("--rows", action="store_true", help="publish: the rows alone")
     parser.add_argument("--write", action="store_true", help="verify: put right what differs")
     parser.add_argument("--style", help="a matplotlib style for figures")
     given = parser.parse_args(arguments)

@@ -31,18 +31,21 @@ LARGEST = 1_000_000  # bytes of one published file
 
 def recorded() -> list[str]:
     """Kinds of products that are published."""
-    from lib.study import runs  # the last product of the table
+    from lib.study.jobs import PRODUCTS  # where the table is whole
 
-    return [kind for kind, product in runs.PRODUCTS.items() if product.published]
+    return [kind for kind, product in PRODUCTS.items() if product.published]
 
 
 def publish(profile: Profile, arguments: argparse.Namespace) -> None:
     """Copy rows, tables, figures and executed notebooks to results/published/<profile> (no
     checkpoints). The new record is made whole beside the old one, which it then replaces.
 
-    Refuses unless all notebooks are current, and rows that were made from uncommitted code.
+    Refuses unless all notebooks are current, and rows that were made from uncommitted code. With
+    `--rows` only the rows are copied, beside what the record has: of a run that still goes on.
     """
     results, target = results_dir(profile.name), PUBLISHED / profile.name
+    if arguments.rows:
+        return _publish_rows(results, target)
     with holding(results):
         if stale := [n for n in NOTEBOOKS if not is_current(n, profile)]:
             raise ValueError(
@@ -68,6 +71,16 @@ def publish(profile: Profile, arguments: argparse.Namespace) -> None:
     )
 
 
+def _publish_rows(results: Path, target: Path) -> None:
+    """Seeds of which rows are there; their packs replace those of the record."""
+    packs = _packs(results)
+    for seed, lines in packs.items():
+        text = "\n".join(lines) + "\n"
+        write_atomically(target / f"runs/{seed}.jsonl", lambda p, t=text: p.write_text(t))
+    rows = sum(map(len, packs.values()))
+    print(f"published {rows} products of {len(packs)} seeds: {target / 'runs'}")
+
+
 def _packs(results: Path) -> dict[str, list[str]]:
     """One line of JSON for each product to publish, by seed; ValueError for one that is damaged or
     was made from uncommitted code."""
@@ -91,6 +104,8 @@ def _copies(results: Path) -> list[Path]:
     copies = [results / n / name for n in NOTEBOOKS for name in ("notebook.ipynb", "manifest.json")]
     for name in NOTEBOOKS:
         copies += [results / output for output in read_manifest(results, name)["outputs"]]
+    # no notebook's output: the command that tunes writes it
+    copies += [p for p in [results / "tables" / "tuning.csv"] if p.exists()]
     if large := [p.name for p in copies if p.stat().st_size > LARGEST]:
         raise ValueError(
             f"{', '.join(large)}: larger than {LARGEST:,} bytes, not published; make them smaller"

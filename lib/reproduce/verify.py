@@ -36,14 +36,26 @@ def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
 
 def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
     """The tables that follow from published rows, which are put back into a store of their own:
-    what notebooks 03 and 04 write."""
+    what notebooks 01, 03 and 04 write of all seeds."""
+    from lib.study import tables, tuning
     from lib.study.arms import rankings_table
-    from lib.study.tables import collect
+    from lib.study.products import PRODUCTS
 
     with _own_results():
         restore(profile, argparse.Namespace())
-        tables = {name: pd.DataFrame(rows) for name, rows in collect(profile).items()}
-    return {**tables, "rankings": pd.DataFrame(rankings_table(profile))}
+        found = tables.collect(profile)
+        whole = [  # a run that still goes on has published some of its seeds
+            str(seed)
+            for seed in profile.seed_list
+            if all(PRODUCTS[kind].there(profile, seed) for kind in ("task1_rows", "overlap"))
+        ]
+        some = profile.model_copy(update={"seeds": ",".join(whole)})
+        for name in ("task1", "accuracy_task1", "per_class", "pairings", "overlap"):
+            found[name] = getattr(tables, name)(some)
+        if profile.tuning.grids and (tuned := tuning.table(profile)):
+            found["tuning"] = tuned
+    found["rankings"] = rankings_table(profile)
+    return {name: pd.DataFrame(rows) for name, rows in found.items()}
 
 
 @contextmanager
@@ -95,11 +107,6 @@ def verify(profile: Profile, arguments: argparse.Namespace) -> None:
     """Compare every table and figure of the published record with what its rows give by today's
     code, byte for byte; `--write` puts right what differs. RuntimeError names what still does."""
     folder = PUBLISHED / profile.name
-    if not (folder / "tables").is_dir():
-        raise FileNotFoundError(
-            f"{folder / 'tables'} is not there: publish profile {profile.name} first (make "
-            f"reproduce PROFILE={profile.name}, then make publish PROFILE={profile.name})"
-        )
     differ = []
     for path, content in made_anew(profile, folder).items():
         place = folder / path

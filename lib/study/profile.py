@@ -58,11 +58,14 @@ class Draw(Checked):
 
 class Data(Checked):
     """Where the images come from and which classes make up each task (given lists, or a draw by the
-    seed)."""
+    seed). holdout: so many training images a class are kept from training and scored on, in place
+    of the test images (see `lib.data.hold_out`); 0: none. No part of a key by itself: the checksum
+    of the images differs."""
 
     source: str
     classes: tuple[tuple[int, ...], ...] | None = None
     draw: Draw | None = None
+    holdout: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _one_way(self):
@@ -109,6 +112,23 @@ class Explain(Checked):
     steps: int = Field(30, ge=1)
     lr: float = Field(0.1, gt=0)
     heat_map: Literal["brightness", "difference"] = "brightness"
+
+
+class Examine(Checked):
+    """Whose explanations are examined, and how closely; see `lib.study.examined`.
+
+    seeds: such as "1-3" (None: none but the one a notebook shows); images of a class behind a
+    measured damage; filters of a layer visualised again; masks: random ones that are grafted."""
+
+    seeds: str | None = None
+    images: int = Field(50, ge=2)
+    filters: int = Field(16, ge=2)
+    masks: int = Field(200, ge=1)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, text):
+        return None if text is None else (parse_seeds(text), str(text))[1]
 
 
 class Arm(Checked):
@@ -161,6 +181,65 @@ class Calibration(Checked):
     seeds: str = "1000-1001"
 
 
+class Grid(Checked):
+    """One method's settings to choose among: every combination of the values in `grid`, beside the
+    fixed `options`. each: options under every value of which a point is run too; it is judged by
+    their mean, so that all of them share the chosen setting."""
+
+    name: str
+    method: str
+    options: dict[str, Any] = {}
+    grid: dict[str, tuple[int | float, ...]] = Field(min_length=1)
+    each: dict[str, tuple[Any, ...]] = {}
+
+    @model_validator(mode="after")
+    def _rising(self):
+        for option, values in self.grid.items():
+            if not values or any(not a < b for a, b in zip(values, values[1:])):
+                raise ValueError(
+                    f"grid {self.name!r}, {option}: expected numbers that rise (of equally good "
+                    f"ones the smaller is chosen), got {list(values)}"
+                )
+        if empty := [option for option, values in self.each.items() if not values]:
+            raise ValueError(f"grid {self.name!r}: each {', '.join(empty)} names no value")
+        named = [*self.options, *self.grid, *self.each]
+        if twice := sorted({option for option in named if named.count(option) > 1}):
+            raise ValueError(f"grid {self.name!r}: {', '.join(twice)} given twice")
+        return self
+
+
+class Tuning(Checked):
+    """How settings are chosen, on tuning seeds and training images held out; see
+    `lib.study.tuning`."""
+
+    seeds: str = "1000-1001"
+    holdout: int = Field(50, ge=1)
+    grids: tuple[Grid, ...] = ()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _tuning_seeds(cls, text):
+        check_tuning_seeds(parse_seeds(text))
+        return str(text)
+
+    @field_validator("grids")
+    @classmethod
+    def _names_once(cls, grids):
+        names = [grid.name for grid in grids]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"grid names must be unique; given twice: {', '.join(twice)}")
+        return grids
+
+
+def check_tuning_seeds(seeds: list[int]) -> None:
+    """Raise ValueError if one of the study's own seeds is among them."""
+    if own := [seed for seed in seeds if seed < FIRST_TUNING_SEED]:
+        raise ValueError(
+            f"seed {own[0]} is one of the study's own: expected tuning seeds, {FIRST_TUNING_SEED} "
+            "and up"
+        )
+
+
 class Profile(Checked):
     """A whole run: data, network, recipe, explanations, arms, seeds."""
 
@@ -172,8 +251,10 @@ class Profile(Checked):
     network: Network = Network()
     recipe: Recipe = Recipe()
     explain: Explain = Explain()
+    examine: Examine = Examine()
     arms: tuple[Arm, ...] = Field(min_length=1)
     calibration: Calibration = Calibration()
+    tuning: Tuning = Tuning()
 
     @field_validator("seeds", mode="before")
     @classmethod
