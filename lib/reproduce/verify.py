@@ -21,13 +21,20 @@ from lib.study.profile import Profile
 from lib.study.store import write_atomically
 
 Read = Callable[[str], pd.DataFrame]
+# tables of notebook 06 that others are made from; a record may have none
+FROM_EXAMINED = ("atlas", "reliability")
 
 
 def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
-    """The tables that follow from other tables: what notebook 05 writes."""
+    """The tables that follow from other tables: what notebook 05 writes, and the claims of 06."""
     classes = words.classes_per_task(profile)
     runs, accuracy, trajectory, overlap = map(read, ("runs", "accuracy", "trajectory", "overlap"))
+    atlas, reliability = (read(name) for name in ("atlas", "reliability"))
+    more = {}
+    if len(atlas) and len(reliability):  # of notebook 06
+        more["claims_examined"] = claims.examined(runs, atlas, reliability)
     return {
+        **more,
         "summary": statistics.summary(runs, classes),
         "claims": claims.claims(runs, accuracy, trajectory, overlap, classes),
         "paper_tables": words.paper_tables(runs),
@@ -36,13 +43,15 @@ def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
 
 def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
     """The tables that follow from published rows, which are put back into a store of their own:
-    what notebooks 03 and 04 write."""
+    what notebooks 03 and 04 write, and 06 where explanations were examined."""
+    from lib.study import examined
     from lib.study.arms import rankings_table
     from lib.study.tables import collect
 
     with _own_results():
         restore(profile, argparse.Namespace())
-        tables = {name: pd.DataFrame(rows) for name, rows in collect(profile).items()}
+        found = {**collect(profile), **examined.tables(profile)}
+        tables = {name: pd.DataFrame(rows) for name, rows in found.items()}
     return {**tables, "rankings": pd.DataFrame(rankings_table(profile))}
 
 
@@ -69,6 +78,8 @@ def made_anew(profile: Profile, folder: Path) -> dict[Path, bytes]:
         if name in tables:  # as a reader of the file sees it
             return _through_csv(tables[name])
         path = folder / "tables" / f"{name}.csv"
+        if name in FROM_EXAMINED and not path.exists():  # an older record
+            return pd.DataFrame()
         return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
 
     tables |= derived(read, profile)
