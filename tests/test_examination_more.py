@@ -72,6 +72,13 @@ def test_a_score_that_is_damage_predicts_it_and_a_turned_one_its_opposite():
     assert row["ceiling"] == pytest.approx(np.mean([spearmanr(x, y).statistic for x, y in pairs]))
 
 
+def test_filters_that_do_nothing_share_a_rank():
+    first = np.array([[0.5, 0.2, 1e-9, -1e-9]])
+    second = np.array([[0.5, 0.2, -1e-9, 1e-9]])
+    (row,) = examination.predicts_damage({"a": first}, ({"a": first}, {"a": second}))
+    assert row["ceiling"] == pytest.approx(1)
+
+
 # --- reliability ----------------------------------------------------------------------------------
 
 

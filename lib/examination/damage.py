@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from lib.data import Task
 from lib.ranking import Scores, damage
 
+DIGITS = 6  # of a damage in nats: below it is rounding, by which filters that do nothing would rank
+
 
 def damage_in_halves(
     model: nn.Module,
@@ -51,7 +53,8 @@ def predicts_damage(scores: Scores, halves: tuple[Scores, Scores]) -> list[dict]
     of them, which is less noisy, and may lie above it. Damage that is the same for all filters
     counts as 0."""
     rows = []
-    for layer, (first, second) in {k: (halves[0][k], halves[1][k]) for k in scores}.items():
+    for layer in scores:
+        first, second = (np.round(half[layer], DIGITS) for half in halves)
         rows.append(
             {
                 "layer": layer,

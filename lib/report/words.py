@@ -404,7 +404,8 @@ def grafts_beside_arms(grafts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame
     mean = grafts.groupby(keys)["acc1"].mean().rename("put back").reset_index()
     both = usual.groupby([*keys, "arm"])["acc1"].mean().rename("frozen").reset_index()
     table = both.merge(mean, on=keys).groupby("arm", sort=False)[["put back", "frozen"]].mean()
-    agree = table.rank().corr().iloc[0, 1] if len(table) > 2 else np.nan
+    ranks = table.round(6).rank()  # equal accuracies tie, whatever their last bit
+    agree = ranks.corr().iloc[0, 1] if len(table) > 2 else np.nan
     return table.assign(agree=agree)
 
 

@@ -332,3 +332,15 @@ def readout_rows(profile: Profile) -> list[dict]:
 def graft_rows(profile: Profile) -> list[dict]:
     """grafts.csv: seed, lineage, ranking, label, family, fraction, draw, acc1, acc2, ..."""
     return _rows(profile, "grafts", label=True)
+
+
+def tables(profile: Profile) -> dict[str, list[dict]]:
+    """Every table of notebook 06 that rows in the store give, by name; none where nothing was
+    examined."""
+    p = with_shown(profile, profile.seed_list[0])
+    found = {
+        **{"atlas": atlas_rows(p), "reliability": reliability_rows(p)},
+        **{name: sanity_rows(p, name) for name in ("randomisation", "deletion", "alike")},
+        **{"readouts": readout_rows(p), "grafts": graft_rows(p)},
+    }
+    return {name: rows for name, rows in found.items() if rows}
