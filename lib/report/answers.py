@@ -15,7 +15,8 @@ import pandas as pd
 
 from lib.report import paper
 from lib.report.claims import ROOM
-from lib.report.statistics import FINE_TUNE, pick, rows_of
+from lib.report.figures import chance_differences
+from lib.report.statistics import FINE_TUNE, interval, pick, rows_of
 from lib.report.words import headline, plain
 
 Read = Callable[[str], pd.DataFrame]
@@ -32,9 +33,9 @@ SETTINGS_SAY = {  # the same, of the settings that an overview lists
     "supported": "it keeps more than random freezing",
     "contradicted": "it does not keep a point more than random freezing",
     "inconclusive": "it is not shown to keep more than random freezing",
-    "undecided": "a single seed cannot tell",
     "no": "there is no room to tell, since even freezing every filter keeps less than "
     f"{100 * ROOM:.0f} points more than freezing none",
+    "undecided": "a single seed cannot tell",
 }
 
 
@@ -132,8 +133,12 @@ def _room(found) -> str:
     row = found[0][1]
     if pd.isna(row.get("headroom")):
         return ""
-    kept = bounded(row, POINTS, "headroom")
-    return f"; freezing every filter keeps {kept} points more than freezing none"
+    kept = bounded(row, _unsigned(POINTS), "headroom")
+    none = any(kind_of(row["verdict"]) == "no" for _, row in found)
+    words = (
+        ", since even freezing every filter keeps only" if none else "; freezing every filter keeps"
+    )
+    return f"{words} {kept} points more than freezing none"
 
 
 def forgetting(claims: pd.DataFrame) -> str:
@@ -236,9 +241,9 @@ def answer_over(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         f"first; averaging the weights from before and after it, which costs no training, keeps "
         f"more of it than freezing by explanation, at equal accuracy on the second, in {better} of "
         f"{len(inter)} settings.",
-        f"Of the filters chosen by a class's own map, the mean map of all classes chooses an "
-        f"overlap of {third[0]} again, and the closest map without content {third[1]} (1 is the "
-        "same choice).",
+        f"The filters chosen by each class's own map overlap by {third[0]} with those chosen by "
+        f"the mean map of all classes, and by {third[1]} with those chosen by the closest map "
+        "without content (1 is the same choice).",
     ]
 
 
@@ -403,6 +408,22 @@ def conclusions(read: Read) -> dict[str, str]:
     return said
 
 
+def of_forest(runs: pd.DataFrame) -> str:
+    """The spread of the main differences, and how many intervals leave zero to one side."""
+    groups = chance_differences(runs).groupby(["profile", "fraction"])["difference"]
+    found = [interval(values) for _, values in groups]
+    if not found:
+        return ""
+    means = [POINTS.write(mean) for mean in (min(f[0] for f in found), max(f[0] for f in found))]
+    apart = sum(low > 0 or high < 0 for _, low, high, _ in found)
+    single = sum(n < 2 for *_, n in found)
+    words = f", {single} have one seed and no interval" if single else ""
+    return (
+        f"The mean differences run from {means[0]} to {means[1]} points; of {len(found)}, {apart} "
+        f"have an interval that lies wholly on one side of zero{words}."
+    )
+
+
 def _of_plane(claims: pd.DataFrame) -> str:
     table, parts = claims.set_index("claim"), []
     for claim, other in (
@@ -417,8 +438,8 @@ def _of_plane(claims: pd.DataFrame) -> str:
             parts.append(f"{bounded(row, _unsigned(POINTS), sign=sign)} points {place} {other}")
     return (
         (
-            f"At equal accuracy on task 2, freezing by explanation lies {_listed(parts)} in accuracy "
-            "on task 1."
+            f"At equal accuracy on task 2, freezing by explanation lies {_listed(parts)} in "
+            "accuracy on task 1."
         )
         if parts
         else ""
@@ -493,7 +514,7 @@ def _of_budget(table: pd.DataFrame) -> str:
 
 
 TOLD = {  # figure -> its tables, and what tells of them
-    "forest": (("claims",), against_chance),
+    "forest": (("runs",), of_forest),
     "plane": (("claims",), _of_plane),
     "over_epochs": (("runs", "accuracy"), _of_epochs),
     "retained": (("summary",), _of_retained),

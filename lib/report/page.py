@@ -210,7 +210,10 @@ def pictures(folder: Path, name: str) -> dict[str, Picture]:
     read, found = reader(folder), {}
     says, there = answers.conclusions(read), {p.stem: p for p in folder.glob("figures/*.png")}
     with tempfile.TemporaryDirectory() as temporary:
-        drawn = figures.from_tables(read)
+        try:
+            drawn = figures.from_tables(read)
+        except FileNotFoundError:  # an older record, without names: it has its figures on disk
+            drawn = {}
         if "forest" in drawn:
             runs = read("runs")
             drawn["forest"] = figures.forest(runs, {runs["profile"].iloc[0]: name})
@@ -365,7 +368,7 @@ def _common_forest(runs: Mapping[str, pd.DataFrame]) -> Picture | None:
     names = {table["profile"].iloc[0]: name for name, table in runs.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = figures.save(figures.forest(both, names), Path(folder), "forest")[0]
-        return _picture(path, "forest", FIGURES["forest"], "")
+        return _picture(path, "forest", FIGURES["forest"], answers.of_forest(both))
 
 
 # --- the generated parts of README.md ------------------------------------------------------------

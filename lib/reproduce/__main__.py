@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lib.reproduce import notebooks, record, verify
+from lib.reproduce import notebooks, record, report, verify
 from lib.reproduce.notebooks import one_line
 from lib.study.profile import ROOT, Profile, load
 from lib.study.store import results_dir, rows, write_atomically
@@ -51,6 +51,7 @@ COMMANDS = {
     "compare": record.compare,
     "verify": verify.verify,
     "figures": redraw,
+    "report": report.report,
     "readme": readme,
 }
 
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", help="a data source in place of the profile's (see lib.data)")
     parser.add_argument("--only", help="numbers of the notebooks to run, such as 04,05")
     parser.add_argument("--write", action="store_true", help="verify: put right what differs")
+    parser.add_argument(
+        "--published", action="store_true", help="report: every published profile, an overview"
+    )
     parser.add_argument("--style", help="a matplotlib style for figures")
     given = parser.parse_args(arguments)
     os.environ["PYTHONUNBUFFERED"] = "1"

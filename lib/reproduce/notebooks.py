@@ -6,8 +6,9 @@ import tempfile
 import time
 
 from lib.report.session import NOTEBOOKS, is_current, manifest_path
+from lib.reproduce.report import of_run
 from lib.study.profile import ROOT, Profile
-from lib.study.store import results_dir, write_atomically
+from lib.study.store import results_dir
 
 
 def one_line(text: object) -> str:
@@ -45,7 +46,7 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
             print(f"{notebook}: current")
             continue
         _execute(notebook, profile, arguments)
-    _report(profile)
+    of_run(profile)
     print(
         f"profile {profile.name}: done in {(time.time() - start) / 60:.1f} min; results in "
         f"{results_dir(profile.name)}, report/index.html first"
@@ -109,22 +110,3 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
             f"{notebook} ran to its end but wrote no manifest: its last cell must be "
             "session.finish()"
         )
-
-
-def _report(profile: Profile) -> None:
-    """The executed notebooks as HTML and an index with the answer, figures and tables, in
-    `report/`."""
-    from nbconvert import HTMLExporter
-
-    from lib.report.page import page
-
-    results, exporter = results_dir(profile.name), HTMLExporter(exclude_input_prompt=True)
-    for notebook in NOTEBOOKS:
-        source = results / notebook / "notebook.ipynb"
-        if source.exists():
-            html, _ = exporter.from_filename(str(source))
-            write_atomically(
-                results / "report" / f"{notebook}.html", lambda p, html=html: p.write_text(html)
-            )
-    index = page(results, f"{profile.setting}: {profile.about}")
-    write_atomically(results / "report" / "index.html", lambda p: p.write_text(index))
