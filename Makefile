@@ -3,7 +3,7 @@
 # PROFILE=quick|compact|paper|...   SEEDS=1-5   DATA=cifar100:FOLDER|digits|file.npz|FOLDER   STYLE=<matplotlib style>
 PROFILE ?= quick
 BASE ?= python3
-ARGS = --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DATA),--data "$(DATA)")
+ARGS = --profile "$(PROFILE)" $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA),--data "$(DATA)")
 
 ifdef PYTHON
 ready =
@@ -12,7 +12,7 @@ PYTHON = .venv/bin/python
 ready = .venv/ready
 endif
 
-.PHONY: help setup reproduce compare publish restore figures report readme verify test bench trace lab clean
+.PHONY: help setup reproduce tune compare record publish restore figures report readme verify test bench trace lab clean
 help:            ## this list
 	@echo "usage: make TARGET [PROFILE=quick|compact|compact_two_heads|paper|paper_batch_norm|paper_two_heads] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -21,27 +21,35 @@ setup: $(ready)  ## a local virtual environment from requirements.txt (TORCH=cpu
 	@echo "ready: $(PYTHON)"
 
 .venv/ready: requirements.txt
+	@command -v "$(BASE)" > /dev/null || \
+	  { echo "error: no program $(BASE): expected Python 3.11 or newer; name one with BASE=python3.11" >&2; exit 1; }
 	@$(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $$($(BASE) --version) is too old: Python 3.11 or newer is needed; name one with BASE=python3.11"; exit 1; }
+	  { echo "error: $$($(BASE) --version) is too old: Python 3.11 or newer is needed; name one with BASE=python3.11" >&2; exit 1; }
 	$(BASE) -m venv .venv
 	$(if $(filter cpu,$(TORCH)),.venv/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $$(grep -E '^torch(vision)?==' requirements.txt))
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 reproduce: $(ready) ## run the notebooks of a profile that are not current
-	@$(PYTHON) -m lib.reproduce run $(ARGS) $(if $(ONLY),--only $(ONLY))
+	@$(PYTHON) -m lib.reproduce run $(ARGS) $(if $(ONLY),--only "$(ONLY)")
+
+tune: $(ready)  ## settings by the profile's grids, on tuning seeds and held-out training images
+	@$(PYTHON) -m lib.study $(ARGS) --tune
 
 compare: $(ready) ## your own run of a profile beside the published record
 	@$(PYTHON) -m lib.reproduce compare $(ARGS)
 
-publish: $(ready) ## copy rows, tables, figures and notebooks of a finished profile to results/published
-	@$(PYTHON) -m lib.reproduce publish $(ARGS)
+record: $(ready) ## run whatever the published plan still lacks, most valuable first; publishes its rows seed by seed
+	@$(PYTHON) -m lib.reproduce record $(ARGS)
+
+publish: $(ready) ## copy rows, tables, figures and notebooks of a finished profile to results/published (ROWS=1: rows alone)
+	@$(PYTHON) -m lib.reproduce publish $(ARGS) $(if $(ROWS),--rows)
 
 restore: $(ready) ## put published rows back, so that a fresh clone goes on from there
 	@$(PYTHON) -m lib.reproduce restore $(ARGS)
 
 figures: $(ready) ## draw the figures of a profile again from its tables, without training (STYLE=...)
-	@$(PYTHON) -m lib.reproduce figures $(ARGS) $(if $(STYLE),--style $(STYLE))
+	@$(PYTHON) -m lib.reproduce figures $(ARGS) $(if $(STYLE),--style "$(STYLE)")
 
 report: $(ready) ## one HTML file of a profile, from tables alone; without PROFILE of all that is published
 	@$(PYTHON) -m lib.reproduce report $(if $(filter file,$(origin PROFILE)),--published,$(ARGS))
@@ -52,8 +60,8 @@ readme: $(ready) ## write the README's results from the published tables
 verify: $(ready) ## does the published record follow from its rows by today's code? (WRITE=1 puts it right)
 	@$(PYTHON) -m lib.reproduce verify $(ARGS) $(if $(WRITE),--write)
 
-test: $(ready)   ## unit tests, and the smoke profile through papermill once
-	@$(PYTHON) -m pytest
+test: $(ready)   ## unit tests, and the smoke profile through papermill once (SLOW=1: the long ones too)
+	@SLOW=$(SLOW) $(PYTHON) -m pytest -n $(or $(JOBS),2) --dist loadfile
 
 bench: $(ready)  ## speed against the plain baselines in bench/ (SECTION=train|freeze|filters|fullgrad|scores|...)
 	@$(PYTHON) -m bench $(if $(SECTION),--section $(SECTION))
@@ -64,6 +72,7 @@ trace: $(ready)  ## a profiler trace of one training step, for chrome://tracing 
 lab: $(ready)    ## JupyterLab on the notebooks
 	@$(PYTHON) -m jupyterlab notebooks
 
-clean:           ## remove a profile's unpublished results (asks nothing; keeps .venv, data, the record)
-	@test -f profiles/$(PROFILE).yaml || { echo "error: no profile $(PROFILE)"; exit 1; }
-	rm -rf results/$(PROFILE)
+clean:           ## remove a profile's unpublished results, under RESULTS if set (asks nothing; keeps .venv, data, the record)
+	@command -v "$(PYTHON)" > /dev/null || \
+	  { echo "error: no program $(PYTHON): expected the Python that made the results; make setup, or name it with PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -m lib.reproduce clean $(ARGS)

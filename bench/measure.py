@@ -27,7 +27,7 @@ from torch import nn
 
 from lib.kernels import use_triton
 from lib.precision import resolve_precision
-from lib.study.engine.processes import memory_kept
+from lib.study.engine.processes import deaf_to_interruption, end_at_once, memory_kept
 from lib.study.store import processor
 
 IDLE = 0.1  # share of the processor's time that others may take while we measure
@@ -137,12 +137,13 @@ def side_by_side(
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
-    with (
-        memory_kept(),
-        ProcessPoolExecutor(processes, context, _begin, (barrier, number_of_threads)) as pool,
-    ):
-        parts = [pool.submit(_take_part, prepare, repeats, arguments) for _ in range(processes)]
+    pool = ProcessPoolExecutor(processes, context, _begin, (barrier, number_of_threads))
+    try:
+        with memory_kept(), deaf_to_interruption():
+            parts = [pool.submit(_take_part, prepare, repeats, arguments) for _ in range(processes)]
         spans = [part.result() for part in parts]
+    finally:
+        end_at_once(pool)
     return statistics.median(
         max(end for _, end in one) - min(start for start, _ in one) for one in zip(*spans)
     )
@@ -151,9 +152,13 @@ def side_by_side(
 def fresh(measure: Callable, number_of_threads: int, *arguments, as_worker: bool = True) -> Any:
     """measure(*arguments) in a process of its own; as_worker: set up as the study's workers are."""
     context = multiprocessing.get_context("spawn")
-    with memory_kept() if as_worker else nullcontext():
-        with ProcessPoolExecutor(1, context, torch.set_num_threads, (number_of_threads,)) as pool:
-            return pool.submit(measure, *arguments).result()
+    pool = ProcessPoolExecutor(1, context, torch.set_num_threads, (number_of_threads,))
+    try:
+        with memory_kept() if as_worker else nullcontext(), deaf_to_interruption():
+            part = pool.submit(measure, *arguments)
+        return part.result()
+    finally:
+        end_at_once(pool)
 
 
 def watched(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:

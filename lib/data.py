@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from lib.kernels import crop_flip_normalise
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+MOST_CLASSES = 100_000  # a label above is a mistake, and a list of names up to it would fill memory
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -80,7 +81,7 @@ def load(source: str, root: str | Path = "data", image_size: int | None = None) 
     """
     kind, _, folder = source.partition(":")
     if kind == "cifar100":
-        raw = _cifar100(Path(folder or root))
+        raw = _cifar100(Path(folder or root), given=bool(folder))
     elif source == "digits":
         raw = _digits()
     elif source.endswith(".npz"):
@@ -93,6 +94,9 @@ def load(source: str, root: str | Path = "data", image_size: int | None = None) 
             "an existing .npz file, or an existing folder of class folders"
         )
     x, y, x_test, y_test, names = raw
+    for part in (x, x_test):
+        if 0 in np.shape(part)[1:]:
+            raise ValueError(f"{source}: images of {np.shape(part)[1:]} pixels, expected some")
     x, x_test = (resize(_nchw(a, source), image_size) for a in (x, x_test))
     if not len(x) or not len(x_test):
         raise ValueError(
@@ -111,17 +115,31 @@ def load(source: str, root: str | Path = "data", image_size: int | None = None) 
     )
 
 
-def _cifar100(root: Path):
+def _cifar100(root: Path, given: bool):
+    """given: the reader named the folder, so it must be there."""
     from torchvision.datasets import CIFAR100
+    from torchvision.datasets.utils import check_integrity
 
+    if given and not root.is_dir():
+        raise FileNotFoundError(
+            f"no folder {root}: expected one that holds the official cifar-100-python folder, or "
+            "an empty one to download it to; mend DATA=cifar100:FOLDER"
+        )
+    inside = root / CIFAR100.base_folder
+    official = [*CIFAR100.train_list, *CIFAR100.test_list]
+    official.append([CIFAR100.meta["filename"], CIFAR100.meta["md5"]])
+    files = [(inside / name, md5) for name, md5 in official]
+    for file, md5 in files:
+        if file.exists() and not check_integrity(str(file), md5):
+            raise ValueError(
+                f"{file}: damaged ({file.stat().st_size:,} bytes, its MD5 is not {md5}): take the "
+                f"official file again, or remove {inside}, and it is downloaded again"
+            )
     try:
         train, test = (CIFAR100(str(root), train=t, download=True) for t in (True, False))
     except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno in (
-            28,
-            13,
-            30,
-        ):  # disk full, no permission, read-only
+        # disk full, no permission, read-only: told as what they are
+        if isinstance(error, OSError) and error.errno in (28, 13, 30):
             raise
         raise ConnectionError(
             f"CIFAR-100 could not be had ({error}): expected a network to download it, or the "
@@ -185,6 +203,11 @@ def _npz(path: Path):
                 f"{path}: y_{part} holds the negative label {int(y.min())}, expected 0, 1, 2, ..."
             )
     top = max((int(y.max()) for y in (arrays[1], arrays[3]) if len(y)), default=-1)
+    if top >= MOST_CLASSES:
+        raise ValueError(
+            f"{path}: holds the label {top}, expected 0, 1, 2, ... up to the number of classes, "
+            f"below {MOST_CLASSES:,}; number the classes anew"
+        )
     return *arrays, names if names and len(names) > top else [str(i) for i in range(top + 1)]
 
 
@@ -224,10 +247,16 @@ def _open(file: Path, size: int) -> np.ndarray:
 
     try:
         with Image.open(file) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # PIL itself refuses at twice
+                raise OSError(f"{image.width} by {image.height} pixels")
             return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size)))
-    except (UnidentifiedImageError, OSError) as error:
+    except (
+        *(UnidentifiedImageError, OSError, SyntaxError, ValueError),
+        *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+    ) as error:
         raise ValueError(
-            f"{file}: not a readable image ({error}); mend it or take it out"
+            f"{file}: not a readable image ({error}): expected one of at most "
+            f"{Image.MAX_IMAGE_PIXELS:,} pixels; mend it or take it out"
         ) from None
 
 
@@ -318,6 +347,26 @@ def split_tasks(
             )
         )
     return tasks
+
+
+def hold_out(task: Task, per_class: int) -> Task:
+    """The task without its last `per_class` training images of each class, in data-set order, and
+    scored on those: its test images are gone.
+
+    No random number, so all seeds and settings hold out the same images. Which are the last is
+    chance where a data set is shuffled, as CIFAR-100 and the digits are; of a folder they are the
+    last by file name. Mean and deviation stay those of the whole training set. Raises ValueError if
+    a class has no image left to train on."""
+    held = torch.zeros(len(task.y), dtype=torch.bool, device=task.y.device)
+    for k, name in enumerate(task.classes):
+        own = (task.y == k).nonzero().squeeze(1)
+        if len(own) <= per_class:
+            raise ValueError(
+                f"{task.name}: class {name} has {len(own)} training images, expected more than "
+                f"the {per_class} to be held out; hold out fewer"
+            )
+        held[own[len(own) - per_class :]] = True
+    return task._replace(x=task.x[~held], y=task.y[~held], x_test=task.x[held], y_test=task.y[held])
 
 
 def join(tasks: Sequence[Task], shared: bool) -> Task:

@@ -104,13 +104,14 @@ class _Plan:
 
     All that changes from step to step stands in tensors on the device (images and crops of every
     step, the number of the step, the epoch's loss), so that a step takes no argument and can be
-    recorded. Batch order and crops have generators of their own, fixed by (seed, task name).
+    recorded. Batch order, crops, and crops of a method's own images have generators of their own,
+    fixed by (seed, task name).
     """
 
     def __init__(self, task: Task, recipe: Recipe, seed: int, device, dtype):
-        self.order, self.crops = (
+        self.order, self.crops, self.more = (
             torch.Generator().manual_seed(seed_of(seed, task.name, use))
-            for use in ("order", "crops")
+            for use in ("order", "crops", "crops of more images")
         )
         self.recipe, self.images = recipe, len(task.x)
         self.steps = self.images // recipe.batch_size  # the last incomplete batch is dropped
@@ -122,13 +123,14 @@ class _Plan:
         """Shuffle the images and draw their crops for the next epoch."""
         shuffled = torch.randperm(self.images, generator=self.order)
         picks = shuffled[: self.steps * self.recipe.batch_size].view(self.steps, 1, -1)
-        cuts = torch.stack([self.draw(self.recipe.batch_size) for _ in range(self.steps)])
+        size = self.recipe.batch_size
+        cuts = torch.stack([self.draw(size, self.crops) for _ in range(self.steps)])
         self.table.copy_(torch.cat([picks, cuts], 1))
         self.number.zero_(), self.loss.zero_()
 
-    def draw(self, images: int) -> Tensor:
+    def draw(self, images: int, generator: torch.Generator) -> Tensor:
         """int64 (3, images): crops, as by `lib.data.draw_crops`."""
-        return draw_crops(images, self.crops, self.recipe.crop_padding, self.recipe.flip)
+        return draw_crops(images, generator, self.recipe.crop_padding, self.recipe.flip)
 
     def now(self) -> tuple[Tensor, Tensor]:
         """This step's images (B,) and crops (3, B)."""
@@ -211,7 +213,7 @@ def _step(
         own = len(picks)
         x, y = method.batch(task.x[picks], task.y[picks])
         if more := len(x) - own:
-            cuts = torch.cat([cuts, plan.draw(more).to(device)], 1)
+            cuts = torch.cat([cuts, plan.draw(more, plan.more).to(device)], 1)
         x = crop(x, cuts, task, recipe.crop_padding, dtype)
         with autocast(recipe.precision, device):
             outputs = model(x)

@@ -18,6 +18,15 @@ torch.set_num_threads(
 )  # tiny tensors: more threads only cost, and the thread count changes the last bits
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked slow run only with SLOW=1 (make test SLOW=1)."""
+    if os.environ.get("SLOW") in (None, "", "0"):
+        skip = pytest.mark.skip(reason="slow: make test SLOW=1")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
+
+
 def _tiny_arrays(classes=4, per_class=40, size=32, seed=0):
     """Each class is a coarse pattern of its own plus noise; a quarter as many images for
     testing."""

@@ -458,3 +458,52 @@ def test_all_additions_at_once_move_no_claim(profile):
 def test_every_claim_has_a_name_and_a_sentence_of_its_own():
     for names in ([claim.id for claim in CLAIMS], [claim.text for claim in CLAIMS]):
         assert len(set(names)) == len(names)
+
+
+# --- headroom -------------------------------------------------------------------------------------
+
+WITH_ROOM = {"C2-random", "C2-bottom", "C2-Pearson", "C2b-random"}
+
+
+def with_all_frozen(gap, seeds=6, scope="weights"):
+    """The made-up study's claims, all frozen keeping so much more of acc1 than fine-tuning."""
+    runs = study(seeds)
+    runs = runs[~((runs["method"] == "freeze") & (runs["fraction"] == 1))]
+    fine = runs[runs["arm"] == "fine-tune"]
+    frozen = fine.assign(
+        arm="all frozen", method="freeze", ranking="random", fraction=1.0, acc1=fine["acc1"] + gap
+    )
+    runs = pd.concat([runs, frozen.assign(scope=scope, rule="turns")], ignore_index=True)
+    found = claims(runs, joint_accuracy(min(seeds, 3)), controls(seeds), overlaps(seeds))
+    return found.set_index("claim")
+
+
+@pytest.mark.parametrize(
+    ("gap", "told"),
+    [
+        (np.full(6, 0.02), False),
+        (np.array([0.0, 0.09] * 3), True),  # mean .045, but the interval reaches above five points
+        (np.full(6, 0.0499), False),
+        (np.full(6, 0.2), True),
+    ],
+)
+def test_where_nothing_could_be_protected_no_comparison_tells_anything(gap, told):
+    plain, found = made_up().set_index("claim"), with_all_frozen(gap)
+    mean, low, high, _ = interval(gap)
+    for claim, row in found.iterrows():
+        if claim in WITH_ROOM:
+            numbers = row[["headroom", "headroom_low", "headroom_high"]].astype(float)
+            assert numbers.tolist() == pytest.approx([mean, low, high])
+            verdict = plain.loc[claim, "verdict"] if told else "no room to tell"
+            assert row["verdict"] == verdict, claim
+        else:
+            assert row["verdict"] == plain.loc[claim, "verdict"] and np.isnan(row["headroom"])
+
+
+def test_headroom_is_of_the_scope_compared_and_a_single_seed_stays_undecided():
+    other = with_all_frozen(np.full(6, 0.02), scope="filter")
+    assert other["headroom"].isna().all()
+    assert (other["verdict"] != "no room to tell").all()
+    one = with_all_frozen(np.array([0.02]), seeds=1)
+    assert one.loc["C2-random", "headroom"] == pytest.approx(0.02)
+    assert one.loc["C2-random", "verdict"] == "undecided (n = 1)"

@@ -130,6 +130,6 @@ def test_noise_reliability_is_one_for_the_same_noise_and_low_for_other_noise(mon
         )
     }
     other = examination.noise_reliability(model, t, heat, 1, steps=2)["correlation"].item()
-    monkeypatch.setattr(examination, "OTHER_NOISE", 0)
+    monkeypatch.setattr("lib.examination.reliability.OTHER_NOISE", 0)
     same = examination.noise_reliability(model, t, heat, 1, steps=2)["correlation"].item()
     assert same == pytest.approx(1, abs=1e-5) and other < 0.5

@@ -4,12 +4,12 @@ is not touched.
 This is also the shortest example of both: one function, one small class, two lines of a profile.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from lib.methods import METHODS
+from lib.methods import METHODS, unpack
 from lib.network import conv_layers
 from lib.ranking import RANKINGS
 from lib.study.arms import check
@@ -77,9 +77,25 @@ def test_a_new_ranking_and_a_new_method_are_arms_like_any_other(extended):
     assert moved["L2"] < moved["fine-tune"]
     masks = {row["layer"]: row for row in tables["masks"] if row["arm"] == "norm 50 %"}
     largest = by_weight_norm(evidence(extended, 1))["conv4_1"][0].argmax()
-    from lib.methods import unpack
-
     assert unpack(masks["conv4_1"]["mask"], masks["conv4_1"]["filters"])[largest]
+
+
+def test_they_run_over_three_tasks_as_well(extended):
+    three = extended.data.model_copy(update={"classes": ((0, 1, 2), (3, 4, 5), (6, 7, 8))})
+    heads = extended.network.model_copy(update={"heads": "per_task"})
+    change = {"data": three, "network": heads, "recipe": replace(extended.recipe, epochs=2)}
+    profile = extended.model_copy(update=change)
+    for arm in profile.arms:
+        run(profile, 1, arm.name)
+    tables = collect(profile)
+    assert [row["arm"] for row in tables["runs"]] == ["fine-tune", "norm 50 %", "L2"]
+    assert all({"acc1", "acc2", "acc3", "acc3_before"} <= row.keys() for row in tables["runs"])
+    assert {row["round"] for row in tables["accuracy"]} == {2, 3}
+    # each round froze half of all filters anew: what the first held stays, and none is left
+    masks = [row for row in tables["masks"] if row["layer"] == "conv3_1"]
+    assert [(row["round"], row["fraction"]) for row in masks] == [(2, 0.5), (3, 1.0)]
+    first, both = (unpack(row["mask"], row["filters"]) for row in masks)
+    assert both[first].all() and int(first.sum()) * 2 == len(both)
 
 
 def test_an_arm_with_an_unknown_ranking_is_refused(extended):

@@ -934,3 +934,28 @@ def test_more_frozen_contains_less_frozen():
 def test_a_fraction_outside_0_1_is_refused(rule, fraction):
     with pytest.raises(ValueError, match="expected a number from 0 to 1"):
         RULES[rule]({"l": torch.zeros(1, 4)}, fraction)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_earlier_rounds_hold_stays_and_the_budget_is_of_all_filters(rule):
+    draw = torch.Generator().manual_seed(1)
+    scores = {k: torch.rand(3, n, generator=draw) for k, n in (("a", 8), ("b", 12))}
+    first = RULES[rule](scores, 0.25)
+    second = RULES[rule](scores, 0.25, first)
+    assert all((second[k] & first[k]).sum() == first[k].sum() for k in scores)
+    new = {k: second[k] & ~first[k] for k in scores}
+    if rule == "turns":
+        assert [int(m.sum()) for m in new.values()] == [2, 3]  # a quarter of all, anew
+        # as if the held filters were not there: the best of the free ones, class by class in turn
+        free = {k: s[:, ~first[k]] for k, s in scores.items()}
+        for number, (k, s) in enumerate(free.items()):
+            best, turn, taken = s.argsort(1, descending=True).tolist(), number, []
+            while len(taken) < int(new[k].sum()):
+                taken.append(next(f for f in best[turn % 3] if f not in taken))
+                turn += 1
+            places = (~first[k]).nonzero().squeeze(1)[taken]
+            assert sorted(places.tolist()) == new[k].nonzero().squeeze(1).tolist()
+    full = RULES[rule](scores, 1.0, second)
+    assert all(m.all() for m in full.values())
+    assert all(torch.equal(RULES[rule](scores, 0.5, full)[k], full[k]) for k in scores)
+    assert all(torch.equal(RULES[rule](scores, 0.0, first)[k], first[k]) for k in scores)

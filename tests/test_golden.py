@@ -9,6 +9,7 @@ import torch
 
 from lib import examination
 from lib.data import Task
+from lib.evaluation import predict
 from lib.freezing import allocate, frozen
 from lib.network import conv_layers, vgg16
 from lib.ranking import Evidence, LossChange
@@ -28,6 +29,10 @@ GOLDEN = {
     "overlap": (1, 4.24883955527359),
     "trial": (1, 1.6095862464217836),
     "run": (1, 1.3751480581246793),
+    "damages": (1, 41.30888372705881),
+    "reliability": (1, 1427.0803948177752),
+    "sanity": (1, 13.242102210528373),
+    "retrained": (1, 2.830833968628931),
 }
 
 
@@ -58,6 +63,7 @@ def numbers():
         heat[layer] = heat_maps(to_pixels(images)).double()
     look = Evidence(model, task("task1", 1), 1, lambda: maps, lambda: heat)
     found["overlap"] = sum(row["iou"] for row in examination.overlaps(look, (0.5,)))
+    found |= examined(model, task("task1", 1), maps, heat)
     trial, twin = LossChange(task("task1", 1)), copy.deepcopy(model)
     trial.before(twin, task("task2", 2))
     fit(twin, task("task2", 2), RECIPE, trial, seed=1)
@@ -70,6 +76,31 @@ def numbers():
         found["run"] = sum(fit(model, task("task2", 2), RECIPE, seed=1).loss)
     torch.set_num_threads(threads)
     return found
+
+
+def examined(model, old, maps, heat):
+    """Numbers of what is made when explanations are examined."""
+    halves, found = examination.damage_in_halves(model, old, 4), {}
+    found["damages"] = sum(float(s.abs().sum()) for half in halves for s in half.values())
+    again = {k: h[:2].flip(1) for k, h in heat.items()}
+    halves = examination.maps_in_halves(model, old, 4)
+    rows = examination.ranking_reliability(maps, heat, again, halves)
+    found["reliability"] = sum(row["share_brightness"] for row in rows) + float(halves[0].sum())
+    rows = examination.randomisation(model, old, 1) + examination.deletion(model, old, 1, 4)
+    numbers = [row.get("pearson", 0) + row.get("probability", 0) for row in rows]
+    found["sanity"] = sum(numbers) + sum(examination.within_and_between(model, old, 2).values())
+    before = vgg16(3, 0.0625, True, generator=torch.Generator().manual_seed(9)).state_dict()
+    masks = {k: torch.arange(c.out_channels) % 2 == 0 for k, c in convs(model)}
+    with examination.grafted(model, before, masks):
+        found["retrained"] = float(predict(model, old, old.x[:4]).square().sum())
+    twin = examination.put_back(model, before, "head", "statistics")
+    found["retrained"] += float(predict(twin, old, old.x[:4]).square().sum())
+    found["retrained"] += examination.linear_probe(model, old)
+    return found
+
+
+def convs(model):
+    return conv_layers(model).items()
 
 
 @pytest.mark.parametrize("kind", GOLDEN)

@@ -11,7 +11,7 @@ import pytest
 from lib.reproduce import record
 from lib.study.jobs import lacking
 from lib.study.keys import LATER, fields, seed_in, versions
-from lib.study.profile import load
+from lib.study.profile import Examine, load
 from lib.study.tables import collect
 
 PROFILES = sorted(path.parent.name for path in record.PUBLISHED.glob("*/runs"))
@@ -54,6 +54,8 @@ def published_lines(name):
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_published_row_is_found_under_its_key(restored, name):
     profile = restored(name)
+    if all(line["kind"] != "atlas" for line in published_lines(name)):  # published before there was
+        profile = profile.model_copy(update={"examine": Examine()})  # anything to examine
     study_rows = [
         line
         for line in published_lines(name)

@@ -16,7 +16,7 @@ import pytest
 from lib.report import session
 from lib.report.page import FIGURES
 from lib.reproduce import __main__ as reproduce
-from lib.reproduce import record
+from lib.reproduce import notebooks, record
 from lib.study import store
 from lib.study.jobs import jobs
 from lib.study.products import PRODUCTS, task1
@@ -128,7 +128,7 @@ def test_a_second_call_does_nothing_and_imports_no_torch(smoke):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and "all 5 notebooks are current" in done.stdout
+    assert done.returncode == 0 and "all 6 notebooks are current" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in smoke.rglob("*")} == before
 
 
@@ -137,17 +137,52 @@ def test_a_missing_output_a_changed_table_or_a_new_row_makes_its_notebook_stale(
 ):
     shutil.copytree(smoke / "smoke", tmp_path / "smoke")
     monkeypatch.setenv("RESULTS", str(tmp_path))
-    profile, last = load("smoke"), session.NOTEBOOKS[4]
+    profile, last = load("smoke"), session.NOTEBOOKS[-1]
     current = lambda: [session.is_current(n, profile) for n in session.NOTEBOOKS]  # noqa: E731
-    assert current() == [True] * 5
+    assert current() == [True] * 6
     assert not session.is_current(last, load("smoke", seeds="1"))
     claims = tmp_path / "smoke/tables/claims.csv"
     text = claims.read_text()
     claims.write_text(text + "x")
-    assert current() == [True] * 4 + [False]
+    assert current() == [True] * 4 + [False, True]
     claims.write_text(text)
     (tmp_path / "smoke/runs/run/new.meta.json").write_text("{}")
-    assert current() == [True, True, True, False, False]
+    assert current() == [True, True, True, False, False, False]
+
+
+def test_a_report_or_an_executed_notebook_that_is_not_whole_is_made_again(
+    smoke, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(smoke / "smoke", tmp_path / "smoke")
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    profile, report = load("smoke"), tmp_path / "smoke/report"
+    assert notebooks.report_is_current(profile)
+    index = (report / "index.html").read_bytes()
+    for harm in (
+        lambda: shutil.rmtree(report),
+        lambda: (report / "manifest.json").unlink(),  # killed before it was whole
+        lambda: (report / "manifest.json").write_text("{}"),
+        lambda: (report / "index.html").write_text("half"),
+        lambda: (report / f"{session.NOTEBOOKS[4]}.html").unlink(),
+    ):
+        harm()
+        assert not notebooks.report_is_current(profile)
+        assert reproduce.main(["run", "--profile", "smoke"]) == 0
+        assert "running" not in capsys.readouterr().out
+        assert notebooks.report_is_current(profile)
+        assert (report / "index.html").read_bytes() == index
+    # killed after the last manifest, before papermill wrote the answer's cell
+    current = lambda: [session.is_current(n, profile) for n in session.NOTEBOOKS]  # noqa: E731
+    executed = tmp_path / "smoke" / session.NOTEBOOKS[4] / "notebook.ipynb"
+    executed.write_text(executed.read_text().replace("verdict", "", 1))
+    assert current() == [True] * 4 + [False]
+    manifest = session.manifest_path(tmp_path / "smoke", session.NOTEBOOKS[4])
+    session.note_executed(tmp_path / "smoke", session.NOTEBOOKS[4])
+    assert current() == [True] * 5 and not notebooks.report_is_current(profile)
+    plain = json.loads(manifest.read_text())
+    del plain["executed"]
+    manifest.write_text(json.dumps(plain))
+    assert current() == [True] * 4 + [False]
 
 
 def test_published_rows_restore_to_the_same_bytes(smoke, tmp_path, monkeypatch, capsys):
@@ -219,7 +254,8 @@ def test_figures_are_drawn_again_from_tables_alone_with_the_same_bytes(smoke, tm
     done = command(tmp_path, "figures", "--profile", "smoke")
     assert done.returncode == 0 and name.read_bytes() == before
     assert command(tmp_path, "figures", "--profile", "smoke", "--style", "ggplot").returncode == 0
-    assert name.read_bytes() != before
+    styled = tmp_path / "smoke/figures_ggplot/plane.svg"  # elsewhere: publish compares the others
+    assert styled.read_bytes() != before == name.read_bytes()
 
 
 def test_the_executed_notebooks_carry_no_error_and_the_sources_no_output():
@@ -309,7 +345,7 @@ BAD = {
     ),
     "unknown method": (
         "arms: [{name: a, method: hope}]",
-        "no method 'hope'; expected one of finetune",
+        "no method 'hope'; expected one of ",
     ),
     "class the data lack": ("data: {classes: [[0, 1], [2, 77]]}", "has no images of class [77]"),
     "seeds": (["--profile", "smoke", "--seeds", "one"], "seeds 'one': expected numbers and ranges"),
@@ -374,7 +410,9 @@ def test_a_full_disk_is_said_and_what_was_finished_stays(tmp_path):
         )
         assert (
             done.returncode == 1
-            and "is full" in done.stderr
+            and "No space left" in done.stderr
+            and str(disk) in done.stderr
+            and "free some space" in done.stderr
             and "goes on from there" in done.stderr
         )
         for meta in disk.rglob("*.meta.json"):  # whatever counts as finished is whole

@@ -6,19 +6,23 @@ line, a file for each family.
 A new method is one class (see `lib.methods.registry`) and one line of a profile.
 """
 
+from lib.methods.distillation import LwF
 from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
 from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
 from lib.methods.layers import FreezeLayers, Nguyen, Only
+from lib.methods.merging import Merge, MergeFisher, MergeRanking
 from lib.methods.packnet import PackNet
 from lib.methods.penalties import EWC, L2, SI, RecordPath
 from lib.methods.projection import GPM
 from lib.methods.registry import KEEPS, METHODS, Context, method
+from lib.methods.rehearsal import DER, Replay
 from lib.methods.soft import SoftFreeze
 from lib.training import Method
 
 __all__ = [
-    "GPM",
+    "DER",
     "EWC",
+    "GPM",
     "KEEPS",
     "L2",
     "LINE_POINTS",
@@ -29,11 +33,16 @@ __all__ = [
     "FineTune",
     "Freeze",
     "FreezeLayers",
+    "LwF",
+    "Merge",
+    "MergeFisher",
+    "MergeRanking",
     "Method",
     "Nguyen",
     "Only",
     "PackNet",
     "RecordPath",
+    "Replay",
     "SoftFreeze",
     "frozen_fraction",
     "interpolate",

@@ -22,7 +22,9 @@ class Freeze(Method):
 
     What was frozen in an earlier round stays frozen, and each round freezes that fraction of all
     filters anew among those still free, so that after 1 / fraction rounds none is left: the limit
-    the paper names.
+    the paper names. A round that finds none free asks for no ranking, and says so once; what is no
+    filter's (heads, and batch norm in scope "weights") goes on learning. Over several rounds the
+    records say in column `free` which share of a layer's filters each round leaves free.
 
     ranking: a name in `lib.ranking.RANKINGS`; fraction in [0, 1]; rule: "turns", "union" or
     "network" (see `lib.freezing.RULES`); scope: "weights" or "filter"; draw: which random draw, for
@@ -35,6 +37,7 @@ class Freeze(Method):
     scope: str = "weights"
     draw: int | None = None
     rounds: list[tuple[int, freezing.Masks]] = field(default_factory=list, repr=False, init=False)
+    full: bool = field(default=False, repr=False, init=False)  # that none is free was said
 
     def __post_init__(self):
         number = isinstance(self.fraction, (int, float)) and not isinstance(self.fraction, bool)
@@ -60,10 +63,24 @@ class Freeze(Method):
         return self.rounds[-1][1] if self.rounds else {}
 
     def before(self, model, task, context):
+        if self.masks and all(mask.all() for mask in self.masks.values()):
+            self._none_free(context)
+            return
         options = {} if self.draw is None else {"draw": self.draw}
         scores = context.scores(self.ranking, **options)
         chosen = freezing.RULES[self.rule](scores, self.fraction, self.masks)
         self.rounds.append((context.round, chosen))
+
+    def _none_free(self, context) -> None:
+        """A round with nothing to choose: what is frozen stays."""
+        last, masks = self.rounds[-1]
+        if not self.full:
+            self.full = True
+            context.say(
+                f"no free filter is left in round {context.round}: all are frozen since round "
+                f"{last}, and every round from here on trains the rest alone"
+            )
+        self.rounds.append((context.round, masks))
 
     def during(self, model) -> AbstractContextManager:
         return freezing.frozen(model, self.masks, self.scope)
@@ -72,7 +89,11 @@ class Freeze(Method):
         several = len(self.rounds) > 1  # with two tasks there is one round to choose in
         return {
             "masks": [
-                {**({"round": number} if several else {}), **mask_row(layer, mask)}
+                {
+                    **({"round": number} if several else {}),
+                    **mask_row(layer, mask),
+                    **({"free": float((~mask).double().mean())} if several else {}),
+                }
                 for number, masks in self.rounds
                 for layer, mask in masks.items()
             ]

@@ -33,6 +33,7 @@ class Context:
     accuracies: Callable[[nn.Module], dict[str, float]]  # task name -> test accuracy
     path: Callable[[], dict[str, Tensor]] = dict  # parameter -> SI's path integral along task 1
     initial: Callable[[], dict[str, Tensor]] = dict  # parameter -> as it was before task 1
+    say: Callable[[str], None] = lambda line: None  # a line for the log
     round: int = 2  # the round that trains task 2 is the second
 
 

@@ -56,12 +56,16 @@ UNITS = (  # claims by the start of their name; the first that fits; points for 
     ("C2c-gain", Unit("gained for 1 lost", 1, ".2f")),
     ("C2c-average", Unit("mean rank, 1 is best", 1, ".1f")),
     ("C4-", Unit("% accuracy", 100, ".1f")),
-    ("C5", Unit("overlap, 1 is the same choice", 1, ".2f")),
+    ("C5b", Unit("overlap, 1 is the same choice", 1, ".2f")),
+    ("C5c", Unit("overlap, 1 is the same choice", 1, ".2f")),
+    ("C5", Unit("rank correlation", 1, "+.2f")),
+    ("C6", Unit("rank correlation", 1, "+.2f")),
 )
 GROUPS = (  # what claims are about, by their names; every claim is in one
     ("Does the explanation beat chance?", r"C2-.*|C2b-random"),
     ("Does it beat learning less, at no cost?", r"C2b-(trajectory|interpolation)"),
-    ("Does the choice depend on the class and on the map?", r"C5.*"),
+    ("Does the choice depend on the class and on the map?", r"C5[bc].*"),
+    ("Does the score mean anything, and can it be made again?", r"C5|C6.*"),
     ("Forgetting, and what freezing trades", r"C0|C1.*|C2c.*"),
     ("Does it beat training both tasks at once?", r"C3.*"),
     ("Are the paper's numbers in our range?", r"C4.*"),
@@ -502,6 +506,24 @@ def _of_per_class(table: pd.DataFrame) -> str:
     )
 
 
+def _of_examined(claims: pd.DataFrame, claim: str, words: str) -> str:
+    table = claims.set_index("claim")
+    if claim not in table.index:
+        return ""
+    row = table.loc[claim]
+    return f"{words}: {bounded(row, unit_of(claim))}, n = {int(row['n'])}, {row['verdict']}."
+
+
+def _of_atlas(claims: pd.DataFrame) -> str:
+    words = "Rank correlation of the MSE score with the damage, mean of layers"
+    return _of_examined(claims, "C5", words)
+
+
+def _of_reliability(claims: pd.DataFrame) -> str:
+    words = "Rank correlation of the MSE ranking with itself made again, in the worst of four ways"
+    return _of_examined(claims, "C6", words)
+
+
 def _of_budget(table: pd.DataFrame) -> str:
     whole = table[(table["layer"] == "all") & np.isclose(table["nominal"], 0.5)]
     shares = whole.set_index("rule")["fraction"]
@@ -524,6 +546,8 @@ TOLD = {  # figure -> its tables, and what tells of them
     "per_class": (("per_class",), _of_per_class),
     "filter_grid": (("noise_reliability",), _of_filters),
     "realised": (("realised",), _of_budget),
+    "atlas": (("claims_examined",), _of_atlas),
+    "reliability": (("claims_examined",), _of_reliability),
 }
 
 

@@ -50,6 +50,8 @@ FORGETTING = 0.05  # C0: five points
 OVERLAP = 0.9  # C5b and C5c: at most this share of filters in common
 NEARLY_TWICE = 1.5  # C2c: a ratio that rounds to two
 FIRST = 1.5  # C2c: a mean rank that rounds to one
+MEANS = 0.0  # C5: the protocol names no value; any positive correlation counts
+RELIABLE = 0.5  # C6: rank correlation of a ranking with itself made again
 NULL_MAPS = ("mse_flat", "mse_gaussian", "mse_permuted")
 COLUMNS = [
     "claim",
@@ -72,12 +74,15 @@ NO_ROOM = "no room to tell"
 
 
 class Tables(NamedTuple):
-    """What an estimate looks at: tables of one profile, as CSV has them; `overlap` may be empty."""
+    """What an estimate looks at: tables of one profile, as CSV has them; those from `overlap` on
+    may be empty."""
 
     runs: pd.DataFrame
     accuracy: pd.DataFrame
     trajectory: pd.DataFrame
     overlap: pd.DataFrame
+    atlas: pd.DataFrame = pd.DataFrame()
+    reliability: pd.DataFrame = pd.DataFrame()
 
 
 # --- rules: from one number for each seed to a verdict --------------------------------------------
@@ -259,6 +264,26 @@ def shared_with(*others: str) -> Callable:
     return values
 
 
+def predicted_damage(tables: Tables) -> pd.Series:
+    """The paper's ranking with the damage of ablation: Spearman's correlation, mean over layers."""
+    rows = tables.atlas
+    if rows.empty:
+        return pd.Series(dtype=float)
+    return rows[rows["ranking"] == paper.RANKING].groupby("seed")["spearman"].mean()
+
+
+def made_again(*columns: str) -> Callable:
+    """Rank correlation of the paper's ranking with itself made again, mean over layers; of several
+    ways the lowest, seed by seed."""
+
+    def values(tables: Tables) -> pd.Series:
+        if tables.reliability.empty:
+            return pd.Series(dtype=float)
+        return tables.reliability.groupby("seed")[list(columns)].mean().min(axis=1)
+
+    return values
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 
@@ -329,6 +354,11 @@ def _number(place: str | float, column: str, value: float) -> Claim:
 def _overlap(name: str, source: str, *others: str) -> Claim:
     text = f"overlap with the filters chosen from {source} is below .9"
     return Claim(name, text, (), shared_with(*others), Threshold(OVERLAP, above=False))
+
+
+def _reliable(name: str, words: str, *columns: str) -> Claim:
+    text = f"the MSE ranking correlates above .5 with itself {words}"
+    return Claim(name, text, (), made_again(*columns), Threshold(RELIABLE))
 
 
 CLAIMS = (
@@ -429,7 +459,26 @@ CLAIMS = (
         _overlap(f"C5c-{kind}", f"{kind} maps", f"mse_{kind}")
         for kind in (name.removeprefix("mse_") for name in NULL_MAPS)
     ),
+    Claim(
+        "C5",
+        "the MSE score rises with the damage of ablating the filter (Spearman, mean of layers)",
+        (),
+        predicted_damage,
+        Threshold(MEANS),
+    ),
+    _reliable(
+        "C6",
+        "made again, in the worst of four ways",
+        *("noise", "images", "noise_pattern", "images_pattern"),
+    ),
+    _reliable("C6-noise", "from another visualization noise", "noise"),
+    _reliable("C6-images", "from the other half of the images", "images"),
+    _reliable("C6-noise-pattern", "... noise, without brightness and contrast", "noise_pattern"),
+    _reliable("C6-images-pattern", "... images, without brightness and contrast", "images_pattern"),
 )
+# claims of notebook 06: its tables come after the others' claims are written, so they have a table
+# of their own, claims_examined.csv
+EXAMINED = ("C5", "C6", "C6-noise", "C6-images", "C6-noise-pattern", "C6-images-pattern")
 
 
 def claims_in(setting: str, classes_per_task: int = paper.CLASSES) -> list[Claim]:
@@ -478,6 +527,7 @@ def claims(
     trajectory: pd.DataFrame,
     overlap: pd.DataFrame | None = None,
     classes_per_task: int = paper.CLASSES,
+    **more: pd.DataFrame,
 ) -> pd.DataFrame:
     """Every claim of section 5 that these tables of one profile can answer, one row each, with a
     verdict.
@@ -489,7 +539,9 @@ def claims(
     sign-flip test of the mean against 0 or the claim's threshold, Holm-adjusted within a family;
     Page's L for C1; none for C4. n: seeds that count. Claims whose arms are missing are left out
     (they still count in their family: its size was fixed before the run), C4 also where tasks have
-    not the paper's ten classes. Raises ValueError for several settings."""
+    not the paper's ten classes. more: the
+    tables `atlas` and `reliability`, where there are any. Raises ValueError for several
+    settings."""
     settings = [*runs["setting"].unique()]
     if len(settings) > 1:
         raise ValueError(
@@ -498,7 +550,7 @@ def claims(
         )
     setting = settings[0] if settings else ""
     overlap = pd.DataFrame() if overlap is None else overlap
-    tables = Tables(runs.assign(average=average(runs)), accuracy, trajectory, overlap)
+    tables = Tables(runs.assign(average=average(runs)), accuracy, trajectory, overlap, **more)
     table = claims_in(setting, classes_per_task)
     values = {claim.id: claim.estimate(tables, *claim.arms) for claim in table}
     p = {claim.id: claim.rule.p(values[claim.id]) for claim in table}
@@ -518,3 +570,11 @@ def claims(
             more |= {"p": p[claim.id], "level": level[claim.id]}
             rows.append({**more, **found._asdict(), "verdict": verdict, **room._asdict()})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def examined(runs: pd.DataFrame, atlas: pd.DataFrame, reliability: pd.DataFrame) -> pd.DataFrame:
+    """C5 and C6 of section 5 (see `claims`), from the tables of the examined explanations; runs
+    says which setting it is."""
+    none = pd.DataFrame()
+    found = claims(runs, none, none, atlas=atlas, reliability=reliability)
+    return found[found["claim"].isin(EXAMINED)].reset_index(drop=True)

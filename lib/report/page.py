@@ -90,6 +90,33 @@ FIGURES = {  # in the order of the study's questions
         "Classes against filters, coloured by the score of each pair, filters sorted by mean.",
         "Stripes down all classes mean that the class hardly matters.",
     ),
+    "atlas": Shown(
+        "What each ranking tells of a filter's worth",
+        "A table of rankings against layers, coloured by the rank correlation of a filter's score "
+        "with the damage of switching it off, best ranking first; above all of them, what the "
+        "damage on one half of the images tells of the other half.",
+        "Red is a ranking that puts harmless filters first, blue one that finds the filters that "
+        "matter; white tells nothing. No ranking can beat the first line.",
+    ),
+    "reliability": Shown(
+        "The ranking made again",
+        "Left, curves over layers of the ranking's correlation with itself from other images or "
+        "another noise; right, bars for the share of brightness, contrast and pattern.",
+        "Below the dashed line a ranking is not repeatable; where brightness and contrast make up "
+        "the bars, it hardly looks at the picture.",
+    ),
+    "sanity": Shown(
+        "Do the maps depend on what was learned?",
+        "Three panels: similarity of maps as layers are randomised, the class's probability as "
+        "pixels are deleted, and similarity of maps within and between classes.",
+        "Maps that stay alike while layers are randomised do not show what was learned.",
+    ),
+    "grafts": Shown(
+        "Putting filters back, without training",
+        "Accuracy on both tasks of the fine-tuned network with chosen filters put back to what "
+        "they were, for every ranking beside random choices.",
+        "A choice that matters lies apart from the random ones.",
+    ),
     "realised": Shown(
         "What is really frozen",
         "Curves over the layers: the share of filters frozen by each rule of sharing the budget.",
@@ -126,7 +153,14 @@ FIGURES = {  # in the order of the study's questions
 }
 FIRST = ("forest", "over_epochs", "saliency_gallery", "filter_grid", "best_and_worst")
 SVG_AT_MOST = 130_000  # bytes; above this a PNG is taken
-DOWNLOADS = ("claims", "summary", "arms", "paper_tables", "runs")  # tables inside the page
+DOWNLOADS = (
+    "claims",
+    "claims_examined",
+    "summary",
+    "arms",
+    "paper_tables",
+    "runs",
+)  # tables inside the page
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,  # names of classes, settings and arms may hold <, & and anything else
@@ -235,8 +269,8 @@ def page(
     the page. The same tables and figures give the same text."""
     figures.use_style()
     read = reader(folder)
-    table = {t: _or_empty(read, t) for t in ("claims", "runs", "summary", "timing", "arms")}
-    claims, runs, compared = table["claims"], table["runs"], _or_empty(read, "paper_tables")
+    table = {t: _or_empty(read, t) for t in ("runs", "summary", "timing", "arms")}
+    claims, runs, compared = _claims(read), table["runs"], _or_empty(read, "paper_tables")
     shown, code, data = pictures(folder, name), _only(runs, "setting"), _only(runs, "data")
     uses = (
         answers.uses(table["arms"], table["summary"], table["timing"])
@@ -283,6 +317,13 @@ def page(
     )
 
 
+def _claims(read: answers.Read) -> pd.DataFrame:
+    """The claims, and those of the examined explanations, which have a table of their own."""
+    found = [_or_empty(read, name) for name in ("claims", "claims_examined")]
+    found = [table for table in found if len(table)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
 NO_CLAIMS = "No claims yet: these results have no table of claims (notebook 05 writes it)."
 
 
@@ -308,7 +349,7 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
     one's data: other data have another spread, on which the rest would not be seen."""
     figures.use_style()
     reads = {s.name: reader(s.folder) for s in settings}
-    claims = {name: _or_empty(read, "claims") for name, read in reads.items()}
+    claims = {name: _claims(read) for name, read in reads.items()}
     claims = {name: table for name, table in claims.items() if len(table)}
     runs = {name: _or_empty(read, "runs") for name, read in reads.items()}
     data = list(dict.fromkeys(_only(table, "data") for table in runs.values() if len(table)))

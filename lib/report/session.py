@@ -4,8 +4,9 @@ that it finished.
     session = begin("03_rank_and_freeze", profile, seeds, data)
     session.table(frame, "overlap");  session.figure(fig, "overlap");  session.finish()
 
-A notebook's manifest is written last, by rename: a killed kernel leaves none. `lib.reproduce`
-decides by it what is current. No torch here."""
+A notebook's manifest is written last, by rename: a killed kernel leaves none. `lib.reproduce` adds
+the hash of the executed notebook, once that is written too, and decides by it what is current: a
+notebook run by hand is run again, from finished products. No torch here."""
 
 import ast
 import json
@@ -18,7 +19,14 @@ import pandas as pd
 from lib.report import figures
 from lib.study.keys import SCIENCE, digest
 from lib.study.profile import ROOT, Profile, load
-from lib.study.store import JSON, file_hash, provenance, results_dir, write_atomically
+from lib.study.store import (
+    JSON,
+    file_hash,
+    provenance,
+    read_table,
+    results_dir,
+    write_atomically,
+)
 
 # numbered, in the order they run
 NOTEBOOKS = tuple(sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
@@ -45,7 +53,7 @@ class Session:
             path, lambda p: pd.DataFrame(rows).to_csv(p, index=False, lineterminator="\n")
         )
         self._note(path)
-        return _read_csv(path)
+        return read_table(path)
 
     def figure(self, figure, name: str, svg: bool = True):
         """Write `figures/<name>.png` and, unless told not to, `.svg`; returns the picture as a
@@ -68,7 +76,7 @@ class Session:
                 f"{path} is not there: run the earlier notebooks of profile {self.profile.name} "
                 f"first (make reproduce PROFILE={self.profile.name})"
             )
-        return _read_csv(path)
+        return read_table(path)
 
     def _note(self, path: Path) -> None:
         self.outputs[str(path.relative_to(self.results))] = file_hash(path)
@@ -95,11 +103,6 @@ class Session:
         )
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """A table; an empty file is an empty table (an arm that records nothing)."""
-    return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
-
-
 def begin(notebook: str, profile: str, seeds: str = "", data: str = "") -> Session:
     """Resolve the parameters of a notebook (empty: the profile's own) and start its session."""
     figures.use_style()
@@ -113,6 +116,23 @@ def begin(notebook: str, profile: str, seeds: str = "", data: str = "") -> Sessi
 def manifest_path(results: Path, notebook: str) -> Path:
     """Where a notebook's manifest lies."""
     return results / notebook / "manifest.json"
+
+
+def read_manifest(results: Path, notebook: str) -> dict | None:
+    """A notebook's manifest, or None if there is none that `finish` wrote: then it is run again."""
+    try:
+        manifest = json.loads(manifest_path(results, notebook).read_text())
+        whole = all(isinstance(manifest[part], dict) for part in ("inputs", "outputs"))
+        return manifest if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def note_executed(results: Path, notebook: str) -> None:
+    """Add the hash of the executed notebook to its manifest: only then is it whole."""
+    manifest = read_manifest(results, notebook) or {}
+    manifest["executed"] = file_hash(results / notebook / "notebook.ipynb")
+    write_atomically(manifest_path(results, notebook), lambda p: JSON.save(manifest, p))
 
 
 def code_hash() -> str:
@@ -140,9 +160,8 @@ def inputs(notebook: str, profile: Profile) -> dict[str, str]:
     """Everything a notebook's outputs depend on, as short hashes: cheap to compute, without
     torch."""
     results, place = results_dir(profile.name), NOTEBOOKS.index(notebook)
-    source = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())
     found = {
-        "notebook": digest([c["source"] for c in source["cells"]]),
+        "notebook": digest(_cells(ROOT / "notebooks" / f"{notebook}.ipynb")),
         "code": code_hash(),
         "profile": digest(profile.model_dump()),
         "science": digest(SCIENCE),
@@ -151,29 +170,37 @@ def inputs(notebook: str, profile: Profile) -> dict[str, str]:
     if int(notebook[:2]) >= FIRST_WITH_ROWS:  # rows that came in by `restore` or another seed's run
         found["rows"] = digest(sorted(p.name for p in (results / "runs/run").glob("*.meta.json")))
     if place:
-        upstream = manifest_path(results, NOTEBOOKS[place - 1])
-        found["upstream"] = (
-            digest(json.loads(upstream.read_text())["outputs"]) if upstream.exists() else "none"
-        )
+        upstream = read_manifest(results, NOTEBOOKS[place - 1])
+        found["upstream"] = digest(upstream["outputs"]) if upstream else "none"
     return found
 
 
+def _cells(path: Path) -> list:
+    """The text of a notebook's cells."""
+    try:
+        return [cell["source"] for cell in json.loads(path.read_text())["cells"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a notebook ({type(error).__name__}: {error}); take the committed file "
+            "again (git checkout -- notebooks)"
+        ) from None
+
+
 def _data_stamp(profile: Profile) -> str:
-    """Size and time of a data file: a file changed in place makes its runs stale (they are compared
-    by pixels)."""
+    """Size and time of a data file, or of every file in a folder of images: what was changed in
+    place makes its runs stale (they are compared by pixels)."""
     path = Path(profile.data.source)
-    return digest([path.stat().st_size, path.stat().st_mtime_ns]) if path.is_file() else "named"
+    files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
+    stamps = [(str(f.relative_to(path)), f.stat()) for f in files if f.is_file()]
+    return digest([(n, s.st_size, s.st_mtime_ns) for n, s in stamps]) if stamps else "named"
 
 
 def is_current(notebook: str, profile: Profile) -> bool:
-    """True if the notebook's manifest matches today's inputs and its outputs are on disk,
-    unchanged."""
+    """True if the notebook's manifest matches today's inputs, and its outputs and the executed
+    notebook are on disk, unchanged."""
     results = results_dir(profile.name)
-    try:
-        manifest = json.loads(manifest_path(results, notebook).read_text())
-    except (OSError, ValueError):
+    manifest = read_manifest(results, notebook)
+    if manifest is None or manifest["inputs"] != inputs(notebook, profile):
         return False
-    return manifest["inputs"] == inputs(notebook, profile) and all(
-        (results / name).is_file() and file_hash(results / name) == value
-        for name, value in manifest["outputs"].items()
-    )
+    made = {**manifest["outputs"], f"{notebook}/notebook.ipynb": manifest.get("executed")}
+    return all((results / n).is_file() and file_hash(results / n) == h for n, h in made.items())

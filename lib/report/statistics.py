@@ -45,20 +45,21 @@ def frozen_by(ranking: str, fraction: float | None = None) -> dict:
 def pick(runs: pd.DataFrame, arm: Arm) -> pd.DataFrame:
     """The rows of one arm.
 
-    Columns it does not ask for have their usual value (`USUAL`). Of arms alike in all of that
-    (another draw of a random ranking, in a table that does not tell draws apart) the one the
-    profile lists first is meant: an arm added later never joins another."""
+    Columns of `USUAL` that it does not ask for have their usual value, as has every row that says
+    nothing of them. Of arms alike in all of that (another draw of a random ranking, in a table that
+    does not tell draws apart) the one the profile lists first is meant: an arm added later never
+    joins another."""
     if isinstance(arm, str):
         return runs[runs["arm"] == arm]
     keep = pd.Series(True, runs.index)
-    for column, value in arm.items():
-        keep &= (
-            np.isclose(runs[column].astype(float), value)
-            if column == "fraction"
-            else runs[column] == value
-        )
-    for column in (USUAL.keys() - arm.keys()) & set(runs.columns):
-        keep &= runs[column].isna() | (runs[column] == USUAL[column])
+    for column, value in {**USUAL, **arm}.items():
+        if column in USUAL:
+            said = runs[column].fillna(USUAL[column]) if column in runs else USUAL[column]
+            keep &= said == value
+        elif column == "fraction":
+            keep &= np.isclose(runs[column].astype(float), value)
+        else:
+            keep &= runs[column] == value
     found = runs[keep]
     parts = [part for _, part in found.groupby("fraction", dropna=False)]
     return pd.concat([p[p["arm"] == _first_listed(p)] for p in parts]) if parts else found
@@ -368,6 +369,18 @@ def backward_transfer(matrix: pd.DataFrame) -> pd.Series:
     """R[T, j] - R[j, j], the mean over every task j but the last (Lopez-Paz & Ranzato 2017), one
     number for each seed: below 0 where learning on has harmed. matrix: see `accuracy_matrix`."""
     return _over_tasks(matrix, lambda r, j: r[-1, j] - r[j, j])
+
+
+def forward_transfer(matrix: pd.DataFrame, classes_per_task: int = 10) -> pd.Series:
+    """R[j - 1, j] - chance, the mean over every task j but the first, one number for each seed:
+    above 0 where what was learned before already helps on a task not yet seen.
+
+    Lopez-Paz & Ranzato (2017) subtract the accuracy of the untrained network, which the rows do not
+    hold; here it is chance, 1 / classes of the task. With a head for each task, task j's has never
+    been trained by then, and what is left of the number is luck of its start. matrix: see
+    `accuracy_matrix`."""
+    chance = 1 / classes_per_task
+    return _over_tasks(matrix, lambda r, j: r[j, j + 1] - chance)
 
 
 def _over_tasks(matrix: pd.DataFrame, change) -> pd.Series:

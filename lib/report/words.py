@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.report import paper
-from lib.report.claims import claims_in
+from lib.report.claims import EXAMINED, claims_in
 from lib.report.statistics import (
     FINE_TUNE,
     JOINT,
@@ -20,6 +20,7 @@ from lib.report.statistics import (
     by_seed,
     checkpoints,
     forgetting,
+    forward_transfer,
     frozen_by,
     interval,
     pick,
@@ -147,10 +148,12 @@ ANSWERS = (  # claim, what it compares, unit; MSE against random first, whatever
     ("C0", "what fine-tuning loses of acc1", "points"),
     ("C5b", "overlap of MSE's choice with the choice from the mean map of all classes", "share"),
     ("C5c", "overlap of MSE's choice with the choice from the worst null map", "share"),
+    ("C5", "correlation (Spearman) of MSE's score with the damage of ablation", "of 1"),
+    ("C6", "correlation of MSE's ranking with itself made again, the worst of four ways", "of 1"),
 )
 
 
-def answer(claims: pd.DataFrame) -> str:
+def answer(claims: pd.DataFrame, missing: bool = True) -> str:
     """The study's main answers from the table of claims, a line each: estimate [95 % interval], n,
     verdict; and one sentence on those the setting has and the table lacks."""
     found, lines = claims.set_index("claim"), []
@@ -166,7 +169,7 @@ def answer(claims: pd.DataFrame) -> str:
             else f"{number(c['estimate'])}{bounds} {unit}"
         )
         lines.append(f"{claim}: {words}: {value}, n = {int(c['n'])}: {c['verdict']}{_room(c)}")
-    if missing := _missing(claims):
+    if missing and (missing := _missing(claims)):
         lines.append(f"Not told by these tables, which lack what it needs: {', '.join(missing)}.")
     return "\n".join(lines)
 
@@ -183,9 +186,9 @@ def _room(claim: pd.Series) -> str:
 
 
 def _missing(claims: pd.DataFrame) -> list[str]:
-    """Main answers of the table's setting that are not in it."""
+    """Main answers of the table's setting that are not in it and have no table of their own."""
     setting = claims["setting"].iloc[0] if "setting" in claims and len(claims) else ""
-    made = {claim.id for claim in claims_in(setting)} - set(claims["claim"])
+    made = {claim.id for claim in claims_in(setting)} - set(claims["claim"]) - set(EXAMINED)
     return [claim for claim, *_ in ANSWERS if claim in made]
 
 
@@ -279,16 +282,22 @@ def accuracy_matrices(runs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFram
     return pd.concat(found, names=["arm"]) if found else pd.DataFrame()
 
 
-def transfer_table(runs: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Forgetting and backward transfer of every arm that starts from a checkpoint: mean and
-    interval over seeds."""
+def transfer_table(
+    runs: pd.DataFrame, accuracy: pd.DataFrame, classes_per_task: int | None = None
+) -> pd.DataFrame:
+    """Forgetting and backward transfer of every arm that starts from a checkpoint, and with
+    classes_per_task forward transfer: mean and interval over seeds."""
     rows = []
     for arm in runs["arm"].unique():
         matrix = accuracy_matrix(runs, accuracy, arm)
         if len(matrix):
             lost, moved = forgetting(matrix), backward_transfer(matrix)
             row = {"arm": arm, "forgetting [95 %]": spread(lost)}
-            rows.append({**row, "backward transfer [95 %]": spread(moved), "n": len(lost)})
+            row["backward transfer [95 %]"] = spread(moved)
+            if classes_per_task:
+                ahead = forward_transfer(matrix, classes_per_task)
+                row["forward transfer [95 %]"] = spread(ahead)
+            rows.append({**row, "n": len(lost)})
     return pd.DataFrame(rows)
 
 
@@ -327,6 +336,23 @@ def calibration_table(calibration: pd.DataFrame) -> pd.DataFrame | str:
     return parts.agg(["mean", "min", "max", "count"])
 
 
+def tuning_table(tuning: pd.DataFrame) -> pd.DataFrame | str:
+    """How each setting of a grid did on tuning seeds and held-out images: mean accuracies over
+    seeds (empty where a run failed), how many runs failed, and which was chosen; or a word that
+    there is none."""
+    if tuning.empty:
+        return "this profile has no tuned settings"
+    columns = [*(c for c in tuning if re.fullmatch(r"acc\d+", c)), "average"]
+    found = []
+    for (grid, options), part in tuning.groupby(["grid", "options"], sort=False):
+        failed = int(part["failed"].notna().sum())
+        means = {c: "" if failed else plain(part[c].mean()) for c in columns}
+        row = {"grid": grid, "options": options, "n": part["seed"].nunique(), **means}
+        word = "chosen" if part["chosen"].all() else ""
+        found.append({**row, "failed": failed or "", "": word})
+    return pd.DataFrame(found)
+
+
 # --- choices of filters ---------------------------------------------------------------------------
 
 
@@ -361,4 +387,41 @@ def answer_overlap(overlap: pd.DataFrame, rankings: pd.DataFrame, fraction: floa
         f"seed{'s' * (n != 1)}:"
     ]
     lines += [f"  {labels.get(other, other)}: {value:.2f}" for other, value in mean.items()]
+    return "\n".join(lines)
+
+
+# --- explanations, examined -----------------------------------------------------------------------
+
+
+def grafts_beside_arms(grafts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """acc1 of each choice put back without training beside that of the arm that froze it through
+    round 2 (the default rule and scope), means over the seeds that have both; `agree`: Spearman's
+    correlation of the two columns over arms, the same on every line (nan below three arms)."""
+    usual = runs[runs["method"] == "freeze"]
+    for column, value in (("rule", "turns"), ("scope", "weights")):
+        usual = usual[usual[column] == value] if column in usual else usual
+    keys = ["seed", "lineage", "ranking", "fraction"]
+    mean = grafts.groupby(keys)["acc1"].mean().rename("put back").reset_index()
+    both = usual.groupby([*keys, "arm"])["acc1"].mean().rename("frozen").reset_index()
+    table = both.merge(mean, on=keys).groupby("arm", sort=False)[["put back", "frozen"]].mean()
+    ranks = table.round(6).rank()  # equal accuracies tie, whatever their last bit
+    agree = ranks.corr().iloc[0, 1] if len(table) > 2 else np.nan
+    return table.assign(agree=agree)
+
+
+def answer_examined(atlas: pd.DataFrame, readouts: pd.DataFrame) -> str:
+    """What the explanations tell in words: the paper's ranking, the best one and the ceiling, and
+    what is left of task 1 after round 2."""
+    means = atlas.groupby(["ranking", "label"])["spearman"].mean().reset_index()
+    ours = means[means["ranking"] == paper.RANKING]["spearman"].mean()
+    best = means.loc[means["spearman"].idxmax()]
+    lines = [
+        f"with the damage of ablation correlate, mean of layers: MSE {plain(ours)}, the best "
+        f"({best['label']}) {plain(best['spearman'])}, damage on other images "
+        f"{plain(atlas['ceiling'].mean())}"
+    ]
+    left = readouts.groupby(["way", "readout"], sort=False)["acc1"].mean()
+    for way in readouts["way"].unique():
+        shown = ", ".join(f"{name} {plain(value)}" for name, value in left[way].items())
+        lines.append(f"acc1, {way}: {shown}")
     return "\n".join(lines)

@@ -1,24 +1,36 @@
 """Notebooks through papermill: those that are not current, in order, then the HTML report."""
 
 import argparse
+import json
+import os
+import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from lib.report.session import NOTEBOOKS, is_current, manifest_path
-from lib.reproduce.report import of_run
+from lib.report.session import (
+    NOTEBOOKS,
+    code_hash,
+    is_current,
+    manifest_path,
+    note_executed,
+    read_manifest,
+)
+from lib.study.command import KEPT, advice_in, one_line
+from lib.study.keys import digest
 from lib.study.profile import ROOT, Profile
-from lib.study.store import results_dir
+from lib.study.store import JSON, file_hash, holding, results_dir, sweep, write_atomically
 
-
-def one_line(text: object) -> str:
-    """Text without line breaks."""
-    return " ".join(str(text).split())
+SHORT = 60  # characters: the system allows about 100 for the path of a socket
+SOCKETS = re.compile(r"(?P<name>kernel)-(?P<pid>\d+)-\w+")
 
 
 def run(profile: Profile, arguments: argparse.Namespace) -> None:
     """Run every notebook that is not current, in order; then the HTML report. A notebook that fails
-    ends it."""
+    ends it. One run at a time works on a profile's results."""
     wanted = [
         n for n in NOTEBOOKS if not arguments.only or n.startswith(tuple(arguments.only.split(",")))
     ]
@@ -27,30 +39,43 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
             f"--only {arguments.only}: no such notebook; expected numbers such as 03 of "
             f"{', '.join(NOTEBOOKS)}"
         )
-    stale = [n for n in wanted if not is_current(n, profile)]
-    if not stale:
+    results, start = results_dir(profile.name), time.time()
+    if all(is_current(n, profile) for n in wanted) and report_is_current(profile):
         print(
-            f"profile {profile.name}: all {len(wanted)} notebooks are current; results: "
-            f"{results_dir(profile.name)}"
+            f"profile {profile.name}: all {len(wanted)} notebooks are current; results: {results}"
         )
         return
-    from lib.study import arms, materials
+    with holding(results):
+        sweep(results)
+        if not all(is_current(n, profile) for n in wanted):
+            from lib.study.inputs import check
 
-    arms.check(profile)
-    # missing or damaged data are told of before a notebook starts
-    materials.tasks(profile, profile.seed_list[0])
-    start = time.time()
-    for notebook in wanted:
-        # asked again: an earlier notebook's outputs may have changed
-        if is_current(notebook, profile):
-            print(f"{notebook}: current")
-            continue
-        _execute(notebook, profile, arguments)
-    of_run(profile)
+            check(profile)  # whatever is wrong is told of before a notebook starts
+            _say_whose_seeds(profile)
+        for notebook in wanted:
+            # asked again: an earlier notebook's outputs may have changed
+            if is_current(notebook, profile):
+                print(f"{notebook}: current")
+                continue
+            _execute(notebook, profile, arguments)
+        make_report(profile)
     print(
         f"profile {profile.name}: done in {(time.time() - start) / 60:.1f} min; results in "
-        f"{results_dir(profile.name)}, report/index.html first"
+        f"{results}, report/index.html first"
     )
+
+
+def _say_whose_seeds(profile: Profile) -> None:
+    """A line if the tables on disk are about other seeds than those to come."""
+    found = (read_manifest(results_dir(profile.name), n) or {} for n in NOTEBOOKS)
+    before = {m["seeds"] for m in found if "seeds" in m} - {profile.seeds}
+    if before:
+        print(
+            f"tables of what is before round 2 (task1, overlap, ...) will hold seeds "
+            f"{profile.seeds}, in place of {' and '.join(sorted(before))}; runs.csv holds every "
+            "seed there is",
+            flush=True,
+        )
 
 
 def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> None:
@@ -58,11 +83,11 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
     word."""
     import papermill
     from nbclient.exceptions import DeadKernelError
-    from traitlets.config import Config
 
-    folder = results_dir(profile.name) / notebook
+    results = results_dir(profile.name)
+    folder = results / notebook
     folder.mkdir(parents=True, exist_ok=True)
-    manifest_path(results_dir(profile.name), notebook).unlink(missing_ok=True)
+    manifest_path(results, notebook).unlink(missing_ok=True)
     print(f"{notebook}: running", flush=True)
     parameters = {
         "profile": arguments.profile,
@@ -71,10 +96,7 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
     }
     for attempt in (1, 2, 3):
         try:
-            # the kernel talks through files, not ports: nothing to collide, nothing for others to
-            # listen to
-            with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
-                talk = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}})
+            with _told_of_interruption(), _sockets() as talk:
                 papermill.execute_notebook(
                     str(ROOT / "notebooks" / f"{notebook}.ipynb"),
                     str(folder / "notebook.ipynb"),
@@ -90,23 +112,123 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
                 )
             break
         except papermill.PapermillExecutionError as error:
+            said = one_line(error.evalue)
             raise RuntimeError(
-                f"{notebook}, cell {error.exec_count}: {error.ename}: {one_line(error.evalue)}"
+                f"{notebook}, cell {error.exec_count}: {error.ename}: {said}{advice_in(said)}"
             ) from None
         except DeadKernelError:
             raise RuntimeError(
-                f"{notebook}: its kernel was killed (out of memory?); what was finished is kept, "
-                "the "
-                "same command goes on from there"
+                f"{notebook}: its kernel was killed (out of memory?); {KEPT}"
             ) from None
+        except OSError as error:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, error.filename or str(folder)) from None
         except (
             RuntimeError
         ) as error:  # on a busy machine a kernel can be too slow to answer at first
             if "Kernel" not in str(error) or attempt == 3:
                 raise
             time.sleep(attempt)
-    if not manifest_path(results_dir(profile.name), notebook).exists():
+    if not manifest_path(results, notebook).exists():
         raise RuntimeError(
             f"{notebook} ran to its end but wrote no manifest: its last cell must be "
             "session.finish()"
         )
+    note_executed(results, notebook)
+
+
+@contextmanager
+def _sockets() -> Iterator:
+    """How papermill talks with a kernel: through files, not ports, so that there is nothing to
+    collide and nothing for others to listen to; through ports where no folder has a path short
+    enough."""
+    from traitlets.config import Config
+
+    places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
+    place = next((p for p in places if len(p) <= SHORT and os.access(p, os.W_OK)), None)
+    if place is None:
+        yield Config()
+        return
+    sweep(Path(place), SOCKETS, deep=False)
+    prefix = f"kernel-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as sockets:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}})
+
+
+@contextmanager
+def _told_of_interruption() -> Iterator[None]:
+    """Ctrl-C inside ends in KeyboardInterrupt: nbclient answers it by ending the kernel, and then
+    speaks of a kernel that died."""
+    from jupyter_core.utils import ensure_event_loop
+
+    loop, told = ensure_event_loop(), []
+    add = loop.add_signal_handler
+
+    def listen(number, callback, *given):
+        add(number, lambda: (told.append(number), callback(*given)))
+
+    loop.add_signal_handler = listen
+    try:
+        yield
+    except Exception:
+        if not told:
+            raise
+    finally:
+        loop.add_signal_handler = add
+    if told:
+        raise KeyboardInterrupt
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def make_report(profile: Profile) -> None:
+    """The report, and last, by rename, its manifest: what it was made from, and hashes of it."""
+    folder = results_dir(profile.name) / "report"
+    manifest = folder / "manifest.json"
+    manifest.unlink(missing_ok=True)
+    _report(profile)
+    made = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    outputs = {p.relative_to(folder).as_posix(): file_hash(p) for p in made}
+    stamp = {"inputs": _report_inputs(profile), "outputs": outputs}
+    write_atomically(manifest, lambda p: JSON.save(stamp, p))
+
+
+def report_is_current(profile: Profile) -> bool:
+    """True if the report was made from today's notebooks, tables and figures, and is all there."""
+    folder = results_dir(profile.name) / "report"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        return manifest["inputs"] == _report_inputs(profile) and all(
+            file_hash(folder / name) == value for name, value in manifest["outputs"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _report_inputs(profile: Profile) -> str:
+    results = results_dir(profile.name)
+    shown = [*results.glob("tables/*.csv"), *results.glob("figures/*")]
+    templates = [p.read_text() for p in sorted((ROOT / "lib/report/templates").iterdir())]
+    manifests = [manifest_path(results, n) for n in NOTEBOOKS]
+    hashes = [file_hash(p) if p.exists() else None for p in manifests]
+    names = sorted(p.name for p in shown)
+    return digest([code_hash(), templates, profile.model_dump(), names, hashes])
+
+
+def _report(profile: Profile) -> None:
+    """The page over tables and figures, and the executed notebooks as HTML beside it, in
+    `report/`."""
+    from nbconvert import HTMLExporter
+
+    from lib.report.page import name_of, page
+
+    results, exporter = results_dir(profile.name), HTMLExporter(exclude_input_prompt=True)
+    pages = {}
+    for notebook in NOTEBOOKS:
+        source = results / notebook / "notebook.ipynb"
+        if source.exists():
+            pages[f"{notebook}.html"], _ = exporter.from_filename(str(source))
+    beside = {name.removesuffix(".html"): name for name in pages}
+    pages["index.html"] = page(results, name_of(profile), profile.about, beside)
+    for name, text in pages.items():
+        write_atomically(results / "report" / name, lambda p, text=text: p.write_text(text))

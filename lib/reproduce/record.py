@@ -3,14 +3,27 @@
 import argparse
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pandas as pd
 
-from lib.report.session import NOTEBOOKS, is_current
+from lib.report.session import NOTEBOOKS, is_current, note_executed, read_manifest
 from lib.study.keys import seed_in
 from lib.study.profile import ROOT, Profile
-from lib.study.store import JSON, file_hash, results_dir, write_atomically
+from lib.study.store import (
+    JSON,
+    Store,
+    file_hash,
+    holding,
+    product_name,
+    put_right,
+    read_table,
+    replacing,
+    results_dir,
+    sweep,
+    write_atomically,
+)
 
 PUBLISHED = ROOT / "results" / "published"
 LARGEST = 1_000_000  # bytes of one published file
@@ -18,61 +31,86 @@ LARGEST = 1_000_000  # bytes of one published file
 
 def recorded() -> list[str]:
     """Kinds of products that are published."""
-    from lib.study import runs  # the last product of the table
+    from lib.study.jobs import PRODUCTS  # where the table is whole
 
-    return [kind for kind, product in runs.PRODUCTS.items() if product.published]
+    return [kind for kind, product in PRODUCTS.items() if product.published]
 
 
 def publish(profile: Profile, arguments: argparse.Namespace) -> None:
     """Copy rows, tables, figures and executed notebooks to results/published/<profile> (no
-    checkpoints).
+    checkpoints). The new record is made whole beside the old one, which it then replaces.
 
-    Refuses unless all notebooks are current, and rows that were made from uncommitted code.
+    Refuses unless all notebooks are current, and rows that were made from uncommitted code. With
+    `--rows` only the rows are copied, beside what the record has: of a run that still goes on.
     """
     results, target = results_dir(profile.name), PUBLISHED / profile.name
-    if stale := [n for n in NOTEBOOKS if not is_current(n, profile)]:
-        raise ValueError(
-            f"{', '.join(stale)} not current for seeds {profile.seeds}: run make reproduce "
-            f"PROFILE={profile.name} SEEDS={profile.seeds} first"
-        )
-    lines: dict[str, list[str]] = {}
-    for kind in recorded():
-        for meta_path in sorted((results / "runs" / kind).glob("*.meta.json")):
-            meta = json.loads(meta_path.read_text())
-            if meta["dirty"]:
-                raise ValueError(
-                    f"{meta_path} was made from uncommitted code: commit, delete that product, "
-                    "run again"
-                )
-            product = meta_path.with_name(meta_path.name.replace(".meta.json", ".json"))
-            line = {"kind": kind, "name": product.name, "meta": meta, "product": JSON.load(product)}
-            lines.setdefault(f"seed{seed_in(meta['key'])}", []).append(
-                json.dumps(line, sort_keys=True)
+    if arguments.rows:
+        return _publish_rows(results, target)
+    with holding(results):
+        if stale := [n for n in NOTEBOOKS if not is_current(n, profile)]:
+            raise ValueError(
+                f"{', '.join(stale)} not current for seeds {profile.seeds}: run make reproduce "
+                f"PROFILE={profile.name} SEEDS={profile.seeds} first"
             )
-    files = {f"runs/{name}.jsonl": "\n".join(rows) + "\n" for name, rows in lines.items()}
+        packs, copies = _packs(results), _copies(results)
+        sweep(PUBLISHED, deep=False)
+        with replacing(target) as new:
+            for seed, lines in packs.items():
+                text = "\n".join(lines) + "\n"
+                write_atomically(new / f"runs/{seed}.jsonl", lambda p, t=text: p.write_text(t))
+            for path in copies:
+                copy = _without_paths if path.suffix == ".ipynb" else shutil.copyfile
+                place = new / path.relative_to(results)
+                write_atomically(place, lambda p, path=path, copy=copy: copy(path, p))
+            for name in NOTEBOOKS:  # of the published copy, which names no place
+                note_executed(new, name)
+    rows = sum(map(len, packs.values()))
+    print(
+        f"published {rows} products of {len(packs)} seeds, {len(copies)} tables, figures and "
+        f"notebooks: {target}"
+    )
+
+
+def _publish_rows(results: Path, target: Path) -> None:
+    """Seeds of which rows are there; their packs replace those of the record."""
+    packs = _packs(results)
+    for seed, lines in packs.items():
+        text = "\n".join(lines) + "\n"
+        write_atomically(target / f"runs/{seed}.jsonl", lambda p, t=text: p.write_text(t))
+    rows = sum(map(len, packs.values()))
+    print(f"published {rows} products of {len(packs)} seeds: {target / 'runs'}")
+
+
+def _packs(results: Path) -> dict[str, list[str]]:
+    """One line of JSON for each product to publish, by seed; ValueError for one that is damaged or
+    was made from uncommitted code."""
+    shelf, packs = Store(results / "runs"), {}
+    for kind in recorded():
+        for path, meta in shelf.metas(kind):
+            if meta["dirty"]:
+                why = "from code whose commit is unknown (no git, or no repository of its own)"
+                if meta["commit"] != "unknown":
+                    why = "from uncommitted code"
+                raise ValueError(f"{path} was made {why}: commit, delete that product, run again")
+            line = {"kind": kind, "name": path.name, "meta": meta, "product": shelf.read(path)}
+            pack = packs.setdefault(f"seed{seed_in(meta['key'])}", [])
+            pack.append(json.dumps(line, sort_keys=True))
+    return packs
+
+
+def _copies(results: Path) -> list[Path]:
+    """The files to publish beside rows: what the notebooks made, not what an earlier version left
+    beside it; ValueError if one is too large."""
     copies = [results / n / name for n in NOTEBOOKS for name in ("notebook.ipynb", "manifest.json")]
-    for manifest in copies[
-        1::2
-    ]:  # what the notebooks made, not what an earlier version left beside it
-        copies += [results / name for name in json.loads(manifest.read_text())["outputs"]]
+    for name in NOTEBOOKS:
+        copies += [results / output for output in read_manifest(results, name)["outputs"]]
+    # no notebook's output: the command that tunes writes it
+    copies += [p for p in [results / "tables" / "tuning.csv"] if p.exists()]
     if large := [p.name for p in copies if p.stat().st_size > LARGEST]:
         raise ValueError(
             f"{', '.join(large)}: larger than {LARGEST:,} bytes, not published; make them smaller"
         )
-    if target.exists():
-        shutil.rmtree(target)
-    for name, text in files.items():
-        write_atomically(target / name, lambda p, text=text: p.write_text(text))
-    for path in copies:
-        copy = _without_paths if path.suffix == ".ipynb" else shutil.copyfile
-        write_atomically(
-            target / path.relative_to(results), lambda p, path=path, copy=copy: copy(path, p)
-        )
-    rows = sum(len(rows) for rows in lines.values())
-    print(
-        f"published {rows} products of {len(lines)} seeds, {len(copies)} tables, figures and "
-        f"notebooks: {target}"
-    )
+    return copies
 
 
 def _without_paths(source: Path, target: Path) -> None:
@@ -86,34 +124,56 @@ def _without_paths(source: Path, target: Path) -> None:
 def restore(profile: Profile, arguments: argparse.Namespace) -> None:
     """Put published rows back into the store, so that this clone goes on where the record stops.
     Nothing that is already there is replaced."""
+    put_right(PUBLISHED / profile.name)
     source, shelf = PUBLISHED / profile.name / "runs", results_dir(profile.name) / "runs"
     packs = sorted(source.glob("*.jsonl"))
     if not packs:
         raise FileNotFoundError(
             f"nothing published for profile {profile.name}: expected {source}/*.jsonl"
         )
-    back = there = 0
-    for pack in packs:
-        for number, line in enumerate(pack.read_text().splitlines(), 1):
-            item = json.loads(line)
-            path = shelf / item["kind"] / item["name"]
-            meta = path.with_name(path.name.removesuffix(".json") + ".meta.json")
-            if meta.exists():
-                there += 1
-                continue
+    items = [item for pack in packs for item in _items(pack)]  # all are sound before one is written
+    back = 0
+    for item in items:
+        path = shelf / item["kind"] / item["name"]
+        meta = path.with_name(path.name.removesuffix(".json") + ".meta.json")
+        if not meta.exists():
             write_atomically(path, lambda p, item=item: JSON.save(item["product"], p))
-            if file_hash(path) != item["meta"]["sha256"]:
-                path.unlink()
-                raise ValueError(
-                    f"{pack}, line {number}: damaged (checksum differs); take the committed file "
-                    "again"
-                )
             write_atomically(meta, lambda p, item=item: JSON.save(item["meta"], p))
             back += 1
     print(
-        f"restored {back} products of profile {profile.name} ({there} were there); "
+        f"restored {back} products of profile {profile.name} ({len(items) - back} were there); "
         f"make reproduce PROFILE={profile.name} goes on from them"
     )
+
+
+def _items(pack: Path) -> list[dict]:
+    """The products in a file of published rows. Place and name must be what the key says, and the
+    product what its checksum says: else ValueError, with the line."""
+    items = []
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder, "product")
+        for number, line in enumerate(pack.read_bytes().splitlines(), 1):
+            try:
+                item = json.loads(line)
+                kind, meta = item["kind"], item["meta"]
+                why = ""
+                if kind not in recorded() or (kind, item["name"]) != (
+                    meta["kind"],
+                    product_name(meta),
+                ):
+                    why = f"{kind}/{item['name']} is not what its key says"
+                else:
+                    JSON.save(item["product"], written)
+                    why = "checksum differs" * (file_hash(written) != meta["sha256"])
+            except (ValueError, KeyError, TypeError) as error:
+                why = f"not a published row: {type(error).__name__} {error}"
+            if why:
+                raise ValueError(
+                    f"{pack}, line {number}: damaged ({why}); take the committed file again, "
+                    "nothing was restored"
+                )
+            items.append(item)
+    return items
 
 
 def compare(profile: Profile, arguments: argparse.Namespace) -> None:
@@ -129,7 +189,7 @@ def compare(profile: Profile, arguments: argparse.Namespace) -> None:
                 f"{path} is not there: run make reproduce PROFILE={profile.name}, and have a "
                 "published record of it"
             )
-    both = [pd.read_csv(path) for path in (mine, record)]
+    both = [read_table(path) for path in (mine, record)]
     table = pd.concat(
         {
             name: df.groupby("arm", sort=False)[["acc1", "acc2"]]

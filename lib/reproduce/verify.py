@@ -21,13 +21,20 @@ from lib.study.profile import Profile
 from lib.study.store import write_atomically
 
 Read = Callable[[str], pd.DataFrame]
+# tables of notebook 06 that others are made from; a record may have none
+FROM_EXAMINED = ("atlas", "reliability")
 
 
 def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
-    """The tables that follow from other tables: what notebook 05 writes."""
+    """The tables that follow from other tables: what notebook 05 writes, and the claims of 06."""
     classes = words.classes_per_task(profile)
     runs, accuracy, trajectory, overlap = map(read, ("runs", "accuracy", "trajectory", "overlap"))
+    atlas, reliability = (read(name) for name in ("atlas", "reliability"))
+    more = {}
+    if len(atlas) and len(reliability):  # of notebook 06
+        more["claims_examined"] = claims.examined(runs, atlas, reliability)
     return {
+        **more,
         "summary": statistics.summary(runs, classes),
         "claims": claims.claims(runs, accuracy, trajectory, overlap, classes),
         "paper_tables": words.paper_tables(runs),
@@ -36,14 +43,27 @@ def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
 
 def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
     """The tables that follow from published rows, which are put back into a store of their own:
-    what notebooks 03 and 04 write."""
+    what notebooks 01, 03 and 04 write of all seeds, and 06 of those examined."""
+    from lib.study import examined, tables, tuning
     from lib.study.arms import rankings_table
-    from lib.study.tables import collect
+    from lib.study.products import PRODUCTS
 
     with _own_results():
         restore(profile, argparse.Namespace())
-        tables = {name: pd.DataFrame(rows) for name, rows in collect(profile).items()}
-    return {**tables, "rankings": pd.DataFrame(rankings_table(profile))}
+        found = tables.collect(profile)
+        whole = [  # a run that still goes on has published some of its seeds
+            str(seed)
+            for seed in profile.seed_list
+            if all(PRODUCTS[kind].there(profile, seed) for kind in ("task1_rows", "overlap"))
+        ]
+        some = profile.model_copy(update={"seeds": ",".join(whole)})
+        for name in ("task1", "accuracy_task1", "per_class", "pairings", "overlap"):
+            found[name] = getattr(tables, name)(some)
+        found |= examined.tables(profile)
+        if profile.tuning.grids and (tuned := tuning.table(profile)):
+            found["tuning"] = tuned
+    found["rankings"] = rankings_table(profile)
+    return {name: pd.DataFrame(rows) for name, rows in found.items()}
 
 
 @contextmanager
@@ -69,6 +89,8 @@ def made_anew(profile: Profile, folder: Path) -> dict[Path, bytes]:
         if name in tables:  # as a reader of the file sees it
             return _through_csv(tables[name])
         path = folder / "tables" / f"{name}.csv"
+        if name in FROM_EXAMINED and not path.exists():  # an older record
+            return pd.DataFrame()
         return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
 
     tables |= derived(read, profile)
@@ -95,11 +117,6 @@ def verify(profile: Profile, arguments: argparse.Namespace) -> None:
     """Compare every table and figure of the published record with what its rows give by today's
     code, byte for byte; `--write` puts right what differs. RuntimeError names what still does."""
     folder = PUBLISHED / profile.name
-    if not (folder / "tables").is_dir():
-        raise FileNotFoundError(
-            f"{folder / 'tables'} is not there: publish profile {profile.name} first (make "
-            f"reproduce PROFILE={profile.name}, then make publish PROFILE={profile.name})"
-        )
     differ = []
     for path, content in made_anew(profile, folder).items():
         place = folder / path

@@ -1,19 +1,28 @@
 """`python -m lib.study --profile paper --seeds 1-10 --shard 2/4`: a part of the runs, anywhere, no
-notebooks. Needs torch, numpy, pandas, scipy, pyyaml and pydantic alone."""
+notebooks. Needs torch, numpy, pandas, scipy, pyyaml and pydantic alone.
+
+`--tune` runs the grids of the profile's tuning section instead (see `lib.study.tuning`)."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 
-from lib.study.arms import check
-from lib.study.jobs import complete
-from lib.study.profile import load, parse_seeds
-from lib.study.tables import collect
+from lib.study.command import in_one_sentence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """See the head of this module. Exit code 0, or 1 after one sentence on standard error."""
+    """See the head of this module. Exit code 0, or 1 after one sentence on standard error, or 130
+    after Ctrl-C."""
+    return in_one_sentence(lambda: _work(arguments))
+
+
+def _work(arguments: Sequence[str] | None) -> None:
+    from lib.study.inputs import check  # torch and all: inside, so that its absence is told
+    from lib.study.jobs import complete
+    from lib.study.profile import load, parse_seeds
+    from lib.study.tables import collect
+
     parser = argparse.ArgumentParser(prog="python -m lib.study", description=__doc__)
     parser.add_argument("--profile", required=True)
     parser.add_argument("--seeds", help="such as 1-10; the profile's own if not given")
@@ -21,19 +30,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--shard", default="1/1", help="I/N: the I-th of N parts; whole seeds, dealt in turn"
     )
+    parser.add_argument(
+        "--tune", action="store_true", help="the grids of the profile's tuning section instead"
+    )
     parser.add_argument("--workers", type=int, help="processes side by side, one thread each")
     given = parser.parse_args(arguments)
-    try:
-        seeds = _dealt(parse_seeds(given.seeds or load(given.profile).seeds), given.shard)
-        profile = load(given.profile, ",".join(map(str, seeds)), given.data)
-        check(profile)
-        complete(profile, workers=given.workers)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if given.tune:
+        return _tune(given)
+    seeds = _dealt(parse_seeds(given.seeds or load(given.profile).seeds), given.shard)
+    profile = load(given.profile, ",".join(map(str, seeds)), given.data)
+    check(profile, given.workers)
+    complete(profile, workers=given.workers)
     rows = len(collect(profile)["runs"])
     print(json.dumps({"profile": profile.name, "seeds": seeds, "rows": rows}))
-    return 0
+
+
+def _tune(given: argparse.Namespace) -> None:
+    """The grids on the seeds dealt to this part; tables/tuning.csv and the chosen lines are of all
+    that is there."""
+    import pandas as pd
+
+    from lib.study import tuning
+    from lib.study.profile import load, parse_seeds
+    from lib.study.store import results_dir, write_atomically
+
+    profile = load(given.profile, None, given.data)
+    seeds = given.seeds or profile.tuning.seeds
+    mine = _dealt(parse_seeds(seeds), given.shard)
+    tuning.tune(profile, ",".join(map(str, mine)), given.workers)
+    rows, path = tuning.table(profile, seeds), results_dir(profile.name) / "tables/tuning.csv"
+    text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    write_atomically(path, lambda p: p.write_text(text))
+    print(f"chosen, as lines of a profile ({path}):\n{tuning.lines(profile, seeds)}")
+    print(json.dumps({"profile": profile.name, "seeds": mine, "rows": len(rows)}))
 
 
 def _dealt(seeds: list[int], shard: str) -> list[int]:

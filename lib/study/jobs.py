@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lib.kernels import recorder, use_triton
 from lib.precision import default_device, resolve_precision
-from lib.study import engine
+from lib.study import engine, examined  # noqa: F401  (its products enter the table)
 from lib.study.arms import is_reference
 from lib.study.products import PRODUCTS, store, task1
 from lib.study.profile import Profile

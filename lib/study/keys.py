@@ -15,7 +15,10 @@ from typing import Any
 # product's key, so raising one makes that product, and all that is made from it, again.
 # `tests/test_golden.py` fails when numbers changed and nothing was raised here. A method or a
 # ranking has a version of its own, at its definition: mending one makes only its own rows again.
-SCIENCE = {"task1": 1, "maps": 1, "filters": 1, "overlap": 1, "trial": 1, "run": 1}
+SCIENCE = {
+    **{"task1": 1, "maps": 1, "filters": 1, "overlap": 1, "trial": 1, "run": 1},
+    **{"damages": 1, "reliability": 1, "sanity": 1, "retrained": 1},
+}
 
 # Fields of a profile's sections that came after the first rows were published, with the value that
 # those rows were made with.

@@ -20,7 +20,7 @@ from lib.network import layer_names as names_of_layers
 from lib.precision import default_device
 from lib.seeds import seed_of
 from lib.study.engine import say
-from lib.study.profile import ROOT, Profile
+from lib.study.profile import ROOT, Profile, Tuning
 
 
 @lru_cache(maxsize=2)
@@ -46,6 +46,8 @@ def _tasks(profile: Profile, seed: int, device: str) -> tuple[tuple[Task, ...], 
         len(pictures.names), draw.tasks, draw.classes, seed
     )
     split = data_room.split_tasks(pictures, classes, profile.network.heads)
+    if profile.data.holdout:
+        split = [data_room.hold_out(task, profile.data.holdout) for task in split]
     return tuple(t.to(device) for t in split), data_room.checksum(split)
 
 
@@ -63,15 +65,20 @@ def data_checksum(profile: Profile, seed: int) -> str:
 def _task_key(profile: Profile, seed: int):
     # only what the tasks depend on, so that profiles share them and the cache works
     bare = profile.model_copy(
-        update={"arms": (), "seeds": "1", "name": "", "about": "", "setting": ""}
+        update={
+            **{"arms": (), "seeds": "1", "name": "", "about": "", "setting": ""},
+            "tuning": Tuning(),
+        }
     )
     return bare, seed if profile.data.draw else 0, str(default_device())
 
 
 def data_label(profile: Profile) -> str:
-    """The data set's name for rows and figures: no path."""
-    source = profile.data.source
-    return "cifar100" if source.startswith("cifar100:") else Path(source).name
+    """The data set's name for rows and figures: no path; and whether accuracies are of training
+    images held out."""
+    source, held = profile.data.source, profile.data.holdout
+    name = "cifar100" if source.startswith("cifar100:") else Path(source).name
+    return f"{name}, {held} training images a class held out" if held else name
 
 
 def class_names(profile: Profile, task: Task) -> list[str]:

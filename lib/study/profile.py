@@ -7,9 +7,13 @@ A profile may say `extends: other` and then names only what differs (`more_arms`
 other's arms). This module imports no torch: arm, ranking and method names are checked against their
 registries by `lib.study.arms.check`."""
 
+import difflib
+import io
+import re
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -17,6 +21,25 @@ from lib.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_TUNING_SEED = 1000  # seeds from here on tune and calibrate; the study's own seeds lie below
+MOST_SEEDS = 10_000  # of one run
+RESERVED = ("published", "bench")  # folders of results/ that belong to no profile
+
+
+def survives(name: str, numbers: bool = False) -> bool:
+    """True if a table gives a name back as it is: written as CSV and read as anybody reads one, NA
+    or None would be missing, and 1.0 a number (which `numbers` allows)."""
+    back = pd.read_csv(io.StringIO(pd.DataFrame({"name": [name]}).to_csv(index=False)))["name"]
+    return len(back) == 1 and (numbers and bool(back.notna()[0]) or back[0] == name)
+
+
+def checked_name(name: str, what: str) -> str:
+    """The name, if tables, figures and run ids can carry it; else ValueError."""
+    if name != name.strip() or not name.isprintable() or "/" in name or not survives(name):
+        raise ValueError(
+            f"{what} {name!r}: expected one line of text without / that a table gives back as it "
+            "is (not empty, no number, no word for missing such as NA or None); rename it"
+        )
+    return name
 
 
 class Checked(BaseModel):
@@ -35,11 +58,14 @@ class Draw(Checked):
 
 class Data(Checked):
     """Where the images come from and which classes make up each task (given lists, or a draw by the
-    seed)."""
+    seed). holdout: so many training images a class are kept from training and scored on, in place
+    of the test images (see `lib.data.hold_out`); 0: none. No part of a key by itself: the checksum
+    of the images differs."""
 
     source: str
     classes: tuple[tuple[int, ...], ...] | None = None
     draw: Draw | None = None
+    holdout: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _one_way(self):
@@ -67,7 +93,7 @@ class Network(Checked):
     depth: Literal[11, 13, 16, 19] = 16
     width: float = Field(1.0, gt=0)
     batch_norm: bool = False
-    image_size: int = Field(32, ge=32)
+    image_size: int = Field(32, ge=32, le=1024)
     heads: Literal["shared", "per_task"] = "shared"
     classifier: Literal["linear", "torchvision"] = "linear"
     init: Literal["study", "pytorch", "torchvision", "kaiming_fan_in", "normal_head"] = "study"
@@ -88,6 +114,23 @@ class Explain(Checked):
     heat_map: Literal["brightness", "difference"] = "brightness"
 
 
+class Examine(Checked):
+    """Whose explanations are examined, and how closely; see `lib.study.examined`.
+
+    seeds: such as "1-3" (None: none but the one a notebook shows); images of a class behind a
+    measured damage; filters of a layer visualised again; masks: random ones that are grafted."""
+
+    seeds: str | None = None
+    images: int = Field(50, ge=2)
+    filters: int = Field(16, ge=2)
+    masks: int = Field(200, ge=1)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, text):
+        return None if text is None else (parse_seeds(text), str(text))[1]
+
+
 class Arm(Checked):
     """One way to go from the task-1 checkpoint to the end of the last round: one line of a profile.
 
@@ -101,6 +144,11 @@ class Arm(Checked):
     options: dict[str, Any] = {}
     curriculum: str = "sequence"
     seeds: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name):
+        return checked_name(name, "an arm's name")
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -133,6 +181,65 @@ class Calibration(Checked):
     seeds: str = "1000-1001"
 
 
+class Grid(Checked):
+    """One method's settings to choose among: every combination of the values in `grid`, beside the
+    fixed `options`. each: options under every value of which a point is run too; it is judged by
+    their mean, so that all of them share the chosen setting."""
+
+    name: str
+    method: str
+    options: dict[str, Any] = {}
+    grid: dict[str, tuple[int | float, ...]] = Field(min_length=1)
+    each: dict[str, tuple[Any, ...]] = {}
+
+    @model_validator(mode="after")
+    def _rising(self):
+        for option, values in self.grid.items():
+            if not values or any(not a < b for a, b in zip(values, values[1:])):
+                raise ValueError(
+                    f"grid {self.name!r}, {option}: expected numbers that rise (of equally good "
+                    f"ones the smaller is chosen), got {list(values)}"
+                )
+        if empty := [option for option, values in self.each.items() if not values]:
+            raise ValueError(f"grid {self.name!r}: each {', '.join(empty)} names no value")
+        named = [*self.options, *self.grid, *self.each]
+        if twice := sorted({option for option in named if named.count(option) > 1}):
+            raise ValueError(f"grid {self.name!r}: {', '.join(twice)} given twice")
+        return self
+
+
+class Tuning(Checked):
+    """How settings are chosen, on tuning seeds and training images held out; see
+    `lib.study.tuning`."""
+
+    seeds: str = "1000-1001"
+    holdout: int = Field(50, ge=1)
+    grids: tuple[Grid, ...] = ()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _tuning_seeds(cls, text):
+        check_tuning_seeds(parse_seeds(text))
+        return str(text)
+
+    @field_validator("grids")
+    @classmethod
+    def _names_once(cls, grids):
+        names = [grid.name for grid in grids]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"grid names must be unique; given twice: {', '.join(twice)}")
+        return grids
+
+
+def check_tuning_seeds(seeds: list[int]) -> None:
+    """Raise ValueError if one of the study's own seeds is among them."""
+    if own := [seed for seed in seeds if seed < FIRST_TUNING_SEED]:
+        raise ValueError(
+            f"seed {own[0]} is one of the study's own: expected tuning seeds, {FIRST_TUNING_SEED} "
+            "and up"
+        )
+
+
 class Profile(Checked):
     """A whole run: data, network, recipe, explanations, arms, seeds."""
 
@@ -144,8 +251,20 @@ class Profile(Checked):
     network: Network = Network()
     recipe: Recipe = Recipe()
     explain: Explain = Explain()
-    arms: tuple[Arm, ...]
+    examine: Examine = Examine()
+    arms: tuple[Arm, ...] = Field(min_length=1)
     calibration: Calibration = Calibration()
+    tuning: Tuning = Tuning()
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_seed(cls, seeds):
+        return str(seeds) if type(seeds) is int else seeds
+
+    @field_validator("setting")
+    @classmethod
+    def _setting(cls, setting):
+        return checked_name(setting, "the setting")
 
     @field_validator("arms")
     @classmethod
@@ -166,9 +285,11 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in str(text).split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not _is_number(first) or (dash and not _is_number(last)):
             raise ValueError(f"seeds {text!r}: expected numbers and ranges such as 1-5 or 1,2,7")
         some = range(int(first), int(last if dash else first) + 1)
+        if len(seeds) + len(some[: MOST_SEEDS + 1]) > MOST_SEEDS:
+            raise ValueError(f"seeds {text!r}: expected no more than {MOST_SEEDS:,} of them")
         if not some:
             raise ValueError(f"seeds {text!r}: expected ranges that rise, not {part.strip()}")
         seeds += some
@@ -177,17 +298,27 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def _is_number(text: str) -> bool:
+    """Up to nine of the digits 0 to 9: other scripts have digits that are no numbers to Python."""
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None
+
+
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
     """The YAML mapping of one profile file with what it `extends` merged below it, section by
     section."""
     if path in above:
         raise ValueError(f"{path}: extends itself ({' -> '.join(p.name for p in (*above, path))})")
     try:
-        given = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: not valid YAML ({' '.join(str(error).split())}): expected UTF-8 text, as in "
+            "profiles/quick.yaml; mend it"
+        ) from None
     if not isinstance(given, dict):
         raise ValueError(f"{path}: expected a mapping of sections, got {type(given).__name__}")
+    if odd := _key_that_is_no_text(given):
+        raise ValueError(f"{path}: the key {odd[0]!r} is no text; expected names of sections")
     if "extends" not in given:
         return given
     base = _read(_path(given.pop("extends")), (*above, path))
@@ -198,9 +329,37 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
     return base
 
 
+def _key_that_is_no_text(given: Any) -> list:
+    """The first key that is no text, however deep, in a list (it may be None); empty if none is."""
+    if isinstance(given, dict):
+        odd = [key for key in given if not isinstance(key, str)]
+        return odd[:1] or _key_that_is_no_text(list(given.values()))
+    found = map(_key_that_is_no_text, given) if isinstance(given, list) else ()
+    return next(filter(None, found), [])
+
+
+def _name_of(path: Path) -> str:
+    """What a profile file is called, and its folder of results: nothing that would leave results/,
+    be another folder of it, or be a shipped profile's."""
+    name = path.stem
+    if not re.fullmatch(r"\w[\w.-]*", name) or not survives(name) or name.lower() in RESERVED:
+        raise ValueError(
+            f"{path}: a profile's results go to a folder of its name, and {name!r} cannot be one: "
+            "expected letters, digits, _ and -, no word for missing, and not "
+            f"{' or '.join(RESERVED)}; rename the file"
+        )
+    shipped = {p.stem.lower(): p for p in (ROOT / "profiles").glob("*.yaml")}
+    own = shipped.get(name.lower())
+    if own and own.resolve() != path.resolve():
+        raise ValueError(
+            f"{path}: results of {name!r} belong to {own}, which is another file: rename yours"
+        )
+    return name
+
+
 def _path(name: str) -> Path:
     path = Path(name) if str(name).endswith(".yaml") else ROOT / "profiles" / f"{name}.yaml"
-    if not path.is_file():
+    if not str(name).endswith(".yaml") and path.parent != ROOT / "profiles" or not path.is_file():
         known = ", ".join(sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml")))
         raise FileNotFoundError(
             f"no profile {name!r}: expected one of {known}, or the path of a .yaml file"
@@ -214,8 +373,8 @@ def load(name: str, seeds: str | None = None, data: str | None = None) -> Profil
     `seeds` and `data` replace the profile's own when given. Raises FileNotFoundError for an unknown
     profile and ValueError, one line naming every wrong entry, for a bad one."""
     path = _path(name)
-    given = {"name": path.stem, **_read(path)}
-    given["name"] = path.stem
+    name = _name_of(path)
+    given = {**_read(path), "name": name}
     if seeds:
         given["seeds"] = str(seeds)
     if data:
@@ -227,8 +386,24 @@ def load(name: str, seeds: str | None = None, data: str | None = None) -> Profil
     except ValidationError as error:
         lines = [
             f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']} (given: "
-            f"{str(e['input'])[:60]})"
+            f"{str(e['input'])[:60]}){_nearest(e)}"
             for e in error.errors()
         ]
         raise ValueError(f"profile {path.name}: " + "; ".join(lines)) from None
     return profile
+
+
+def _nearest(error: Any) -> str:
+    """After an unknown key: which there are, and which one may have been meant."""
+    if error["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
+        return ""
+    *sections, key = error["loc"]
+    known: Any = Profile
+    for place in sections:
+        if isinstance(place, str):
+            known = known.model_fields[place].annotation
+            known = getattr(known, "__args__", (known,))[0]  # of tuple[Arm, ...], Draw | None
+    names = list(getattr(known, "model_fields", None) or known.__dataclass_fields__)
+    near = difflib.get_close_matches(str(key), names, 1, 0.5)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return f", expected one of {', '.join(names)}{meant}"

@@ -16,6 +16,7 @@ from lib.evaluation import evaluate, measure
 from lib.methods import METHODS, Context, Method, frozen_fraction
 from lib.ranking import RANKINGS
 from lib.study.arms import identity, needs
+from lib.study.engine import say
 from lib.study.keys import SCIENCE
 from lib.study.materials import (
     data_checksum,
@@ -110,6 +111,7 @@ def _sequence(arm: Arm, seed: int, profile: Profile, lineage: str) -> dict:
             initial=lambda: dict(
                 fresh_network(profile, seed, outputs_of(split)).named_parameters()
             ),
+            say=lambda line: say(f"seed {seed}  {arm.name}  {line}"),
         )
         for number, task in enumerate(split[1:], 2):
             now = replace(context, round=number, scores=_scores(profile, seed, model, number))

@@ -7,17 +7,24 @@
 A product `<kind>/<hash>.json` (or .pt, .npz) is what equal runs write equally, byte for byte; its
 sibling `<hash>.meta.json` says when, where, how long and by which code, and is written last:
 without it there is no product. A lock file makes a second process wait for the first instead of
-making the same thing again. No torch here."""
+making the same thing again.
+
+Nothing is removed before what replaces it is whole: files through `write_atomically`, folders
+through `replacing`, and `remove` renames first. What a killed process leaves is `.<name>.<pid>.tmp`
+and goes by `sweep`. No torch here."""
 
 import fcntl
 import hashlib
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -63,15 +70,121 @@ JSON = FileType(
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` on a temporary name beside `path`, flush it to disk, rename: a reader sees all
     of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # a full disk names no file of its own
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+LEFT_OVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")
+LONG_AGO = 3600  # seconds: a process on another machine that shares the disk may look dead
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _aside(folder: Path) -> Path:
+    """Where a folder waits while another takes its place."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new, empty folder to fill, which takes the place of `folder` when all went well; after an
+    error `folder` is what it was."""
+    put_right(folder)
+    new = _temporary(folder)
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        yield new
+        if folder.exists():
+            os.rename(folder, _aside(folder))
+        try:
+            os.rename(new, folder)
+        finally:
+            put_right(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def put_right(folder: Path) -> None:
+    """What `replacing` left if it was killed between its two renames: the old folder goes back, or
+    goes if the new one is there."""
+    if _aside(folder).exists():
+        if folder.exists():
+            remove(_aside(folder))
+        else:
+            os.rename(_aside(folder), folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder: renamed first, so that nobody ever sees a part of it under its name."""
+    gone = _temporary(folder)
+    os.rename(folder, gone)
+    shutil.rmtree(gone)
+
+
+def sweep(folder: Path, left_over: re.Pattern = LEFT_OVER, deep: bool = True) -> None:
+    """Remove what killed processes left in a folder, and below if deep: old, and its process gone.
+    What cannot be removed stays."""
+    for path in [*(folder.rglob if deep else folder.glob)("*")] if folder.is_dir() else []:
+        hit = left_over.fullmatch(path.name)
+        with suppress(OSError):
+            if hit and _gone(int(hit["pid"])) and time.time() - path.stat().st_mtime > LONG_AGO:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
+
+
+@contextmanager
+def holding(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Keep a profile's results to this process: another one waits and says so, or (wait False)
+    ends in a RuntimeError. The lock lies beside the folder and goes with the process."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a+") as file:
+        if not _taken(file):
+            file.seek(0)
+            who = f"{folder} is in use by process {file.read().strip() or 'unknown'}"
+            if not wait:
+                raise RuntimeError(f"{who}: expected it to be at rest; wait for it, or end it")
+            print(f"{who}: waiting for it to end", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _taken(file) -> bool:
+    """Lock an open file if nobody else has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def file_hash(path: Path) -> str:
@@ -83,21 +196,19 @@ def file_hash(path: Path) -> str:
 @cache
 def provenance() -> dict[str, Any]:
     """Commit, whether lib, notebooks or profiles differ from it, versions, host and processor of
-    this process."""
-
-    def git(*args):
-        done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
+    this process. Without git, or where ROOT is no repository of its own (an unpacked archive inside
+    another's), the commit is "unknown" and dirty is True."""
+    mine = _git("rev-parse", "--show-toplevel")
+    own = mine is not None and Path(mine).resolve() == ROOT.resolve()
     versions = {}
     for library in LIBRARIES:
         try:
             versions[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
             pass
-    changed = git("status", "--porcelain", "--", "lib", "notebooks", "profiles")
+    changed = _git("status", "--porcelain", "--", "lib", "notebooks", "profiles") if own else None
     return {
-        "commit": git("rev-parse", "HEAD") or "unknown",
+        "commit": own and _git("rev-parse", "HEAD") or "unknown",
         "dirty": changed is None or bool(changed),
         "python": platform.python_version(),
         "versions": versions,
@@ -105,6 +216,17 @@ def provenance() -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
     }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about ROOT, or None; variables that point it elsewhere do not count."""
+    own = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE")}
+    command = ["git", "-C", str(ROOT), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=own)
+    except OSError:  # no git
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 @cache
@@ -164,6 +286,7 @@ class Store:
                 kind, key, filetype.suffix, branch
             ):  # another process made it while this one waited
                 return self.read(path, filetype)
+            made_by = provenance()  # before: what fails here must not cost what was made
             start = time.time()
             product = make()
             write_atomically(path, lambda p: filetype.save(product, p))
@@ -174,7 +297,7 @@ class Store:
                 "sha256": file_hash(path),
                 "made": round(start),
                 "seconds": round(time.time() - start, 3),
-                **provenance(),
+                **made_by,
                 **self.made_with,
             }
             write_atomically(_meta(path), lambda p: JSON.save(meta, p))
@@ -210,12 +333,28 @@ def _meta(path: Path) -> Path:
 
 
 def _read_meta(path: Path) -> dict:
+    """A meta file, if it is what `once` wrote: its place and name follow from what it says."""
     try:
-        return json.loads(path.read_text())
-    except ValueError:
+        meta = json.loads(path.read_text())
+        says = product_name(meta).removesuffix(".json"), meta["kind"]
+        wrong = says != (path.name.removesuffix(".meta.json"), path.parent.name)
+        why = "its name does not follow from its key" if wrong else ""
+        meta["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"not what was written: {type(error).__name__} {error}"
+    if why:
         raise ValueError(
-            f"{path} is damaged (not JSON): delete it, and the next run makes its product again"
-        ) from None
+            f"{path} is damaged ({why}): delete it, and the next run makes its product again"
+        )
+    return meta
+
+
+def product_name(meta: dict) -> str:
+    """The file name of the JSON product that a meta file is about. A branch is a lineage or
+    "scratch", so one word: else ValueError."""
+    if not re.fullmatch(r"\w*", meta["branch"]):
+        raise ValueError(f"branch {meta['branch']!r} is no lineage")
+    return f"{digest(meta['key'])}{'.' + meta['branch'] if meta['branch'] else ''}.json"
 
 
 @contextmanager
@@ -225,8 +364,23 @@ def _locked(path: Path):
     one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if not _taken(file):
+            print(f"waiting for another process to finish {path}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table as it was written: an empty field is missing, and nothing else is (a class may be
+    called None); an empty file is an empty table (an arm that records nothing)."""
+    if path.stat().st_size <= 1:
+        return pd.DataFrame()
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it, and make reproduce makes it again"
+        ) from None
 
 
 def rows(profile: str, table: str = "runs") -> pd.DataFrame:
@@ -238,7 +392,7 @@ def rows(profile: str, table: str = "runs") -> pd.DataFrame:
     ]
     for place in places:
         if place.exists():
-            return pd.read_csv(place)
+            return read_table(place)
     raise FileNotFoundError(
         f"no table {table!r} of profile {profile!r}: expected {places[0]} (make reproduce "
         f"PROFILE={profile}) or {places[1]}"

@@ -5,9 +5,10 @@
 Knows nothing of what a job is; a job's str() names it. What a job tells by `say` reaches the
 parent's output and log."""
 
-import errno
 import multiprocessing
 import os
+import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ from typing import Any
 
 import torch
 
-KEPT = "what was finished is kept, the same command goes on from there"
+from lib.study.command import KEPT, explain
+
 KEEP_MEMORY = ":".join(
     f"glibc.malloc.{k}"
     for k in ("mmap_max=0", "trim_threshold=4294967296", "top_pad=67108864", "hugetlb=1")
@@ -66,9 +68,27 @@ def memory_kept():
             del os.environ["GLIBC_TUNABLES"]
 
 
-def default_workers() -> int:
-    """Processes side by side: $WORKERS if set, else one for each core this process may use."""
-    return int(os.environ.get("WORKERS") or len(os.sched_getaffinity(0)))
+@contextmanager
+def deaf_to_interruption():
+    """Processes started inside never see Ctrl-C, which a terminal sends to all: their parent ends
+    them. What comes meanwhile reaches this process afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def default_workers(given: int | None = None) -> int:
+    """Processes side by side: as given, else $WORKERS, else one for each core this process may use
+    (where the system does not say which, as macOS, one for each core)."""
+    text = os.environ.get("WORKERS") if given is None else given
+    if text is None or text == "":
+        allowed = getattr(os, "sched_getaffinity", None)
+        return len(allowed(0)) if allowed else os.cpu_count() or 1
+    if not re.fullmatch(r"[0-9]{1,4}", str(text)) or int(text) < 1:
+        raise ValueError(f"WORKERS={text}: expected a number of processes, 1 or more")
+    return int(text)
 
 
 def side_by_side(
@@ -82,7 +102,7 @@ def side_by_side(
     with a sentence that says what to do."""
     if not todo:
         return
-    workers = min(workers or default_workers(), len(todo))
+    workers = min(default_workers(workers), len(todo))
     context = multiprocessing.get_context("spawn")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
@@ -95,7 +115,7 @@ def side_by_side(
 
         pool = ProcessPoolExecutor(workers, context, _start_worker, (queue, os.getpid()))
         try:
-            with memory_kept():
+            with memory_kept(), deaf_to_interruption():
                 waiting = {pool.submit(do, job): job for job in todo}
             while waiting:
                 while not queue.empty():
@@ -111,14 +131,14 @@ def side_by_side(
             while not queue.empty():
                 tell(queue.get())
         finally:
-            _end(pool)
+            end_at_once(pool)
             # a traceback would keep these, and their semaphores, alive until the interpreter
             # complains of a leak
             del pool, queue
             waiting.clear()
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
+def end_at_once(pool: ProcessPoolExecutor) -> None:
     """Stop the workers at once, whatever they are at: products are written whole or not at all."""
     processes = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
@@ -138,13 +158,10 @@ def _result(future: Future, job: Any, folder: Path) -> None:
             f"a worker process was killed while at {job} (out of memory?): run with fewer workers "
             f"(WORKERS=1); {KEPT}"
         ) from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            f"the disk that holds {folder} is full (at {job}): free some space; {KEPT}",
-        ) from None
+    except (OSError, MemoryError) as error:  # in a notebook only their words would come through
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(folder)
+        raise RuntimeError(f"{job}: {explain(error)}") from None
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,39 @@
+"""The published plan: which seeds of which settings, most valuable first (PROTOCOL.md, section 8).
+
+    make record                        # hours to days; a killed run goes on from its last row
+
+Each seed goes on from its published rows, and its rows are published (not committed) when it is
+whole.
+"""
+
+import argparse
+
+from lib.reproduce.record import PUBLISHED, publish, restore
+from lib.study.profile import Profile, load, parse_seeds
+
+PLAN = (
+    ("compact_two_heads", "21-40"),
+    ("paper_batch_norm", "1-5"),
+    ("paper_two_heads", "1-5"),
+    ("compact", "1-12"),
+    ("paper", "1-5"),
+)
+
+
+def record(profile: Profile, arguments: argparse.Namespace) -> None:
+    """Whatever the plan still lacks, seed by seed. The data source given (`--data`) serves every
+    setting."""
+    from lib.study.inputs import check
+    from lib.study.jobs import complete, lacking
+
+    for name, seeds in PLAN:
+        if (PUBLISHED / name / "runs").is_dir():
+            restore(load(name), arguments)
+        check(load(name, data=arguments.data))
+        for seed in parse_seeds(seeds):
+            one = load(name, str(seed), arguments.data)
+            if lacking(one, seed):
+                print(f"{name}, seed {seed}", flush=True)
+                complete(one)
+                publish(one, argparse.Namespace(rows=True))
+    print("the record is complete: make reproduce and make publish a profile for its tables")

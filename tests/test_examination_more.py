@@ -1,0 +1,416 @@
+"""Explanations examined: each measure against a slow one and hand-built cases; then their rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from lib import examination
+from lib.data import normalise
+from lib.network import conv_layers, norm_layers
+from lib.ranking import RANKINGS, similarity
+from lib.report import claims, figures, words
+from lib.saliency import class_maps, fullgrad, scale
+from lib.study import examined, jobs
+from lib.study.profile import load
+from references import examination as slow
+from tests.made_up import study
+from tests.test_rankings_more import small, small_task
+
+
+@pytest.fixture
+def network():
+    return small(outputs=2)
+
+
+def state_of(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def same_state(model, state):
+    return all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def test_rank_correlation_is_scipy_s_and_nothing_where_nothing_is_told():
+    draw = np.random.default_rng(0)
+    a, b = draw.integers(0, 4, (3, 9)), draw.normal(size=(3, 9))  # a has ties
+    expected = [spearmanr(x, y).statistic for x, y in zip(a, b)]
+    np.testing.assert_allclose(examination.rank_correlation(a, b), expected)
+    np.testing.assert_allclose(  # a score without classes is compared with each class's
+        examination.rank_correlation(a[:1], b), [spearmanr(a[0], y).statistic for y in b]
+    )
+    assert examination.rank_correlation(np.ones((1, 9)), b).tolist() == [0, 0, 0]
+
+
+def test_damage_is_measured_twice_on_test_images_alone(network):
+    task = small_task(images=6)
+    task = task._replace(x_test=255 - task.x, y_test=1 - task.y)
+    seen = []
+    measure = lambda model, unseen, pick: seen.append((unseen.x, unseen.y[pick], pick)) or {}  # noqa: E731
+    examination.damage_in_halves(network, task, 4, measure)
+    assert all(torch.equal(x, task.x_test) for x, _, _ in seen)
+    (_, y_first, first), (_, y_second, second) = seen
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(8))  # four of each class
+    assert y_first.bincount().tolist() == y_second.bincount().tolist() == [2, 2]
+    few = task._replace(x_test=task.x[:3], y_test=torch.tensor([0, 0, 1]))
+    with pytest.raises(ValueError, match=r"classes \[1\] have fewer than two test images"):
+        examination.damage_in_halves(network, few)
+
+
+def test_a_score_that_is_damage_predicts_it_and_a_turned_one_its_opposite():
+    draw = np.random.default_rng(1)
+    halves = [{"a": draw.normal(size=(2, 8))} for _ in range(2)]
+    whole = halves[0]["a"] + halves[1]["a"]
+    (row,) = examination.predicts_damage({"a": whole}, tuple(halves))
+    (turned,) = examination.predicts_damage({"a": -whole}, tuple(halves))
+    assert row["spearman"] == pytest.approx(1) and turned["spearman"] == pytest.approx(-1)
+    pairs = zip(halves[0]["a"], halves[1]["a"])
+    assert row["ceiling"] == pytest.approx(np.mean([spearmanr(x, y).statistic for x, y in pairs]))
+
+
+def test_filters_that_do_nothing_share_a_rank():
+    first = np.array([[0.5, 0.2, 1e-9, -1e-9]])
+    second = np.array([[0.5, 0.2, -1e-9, 1e-9]])
+    (row,) = examination.predicts_damage({"a": first}, ({"a": first}, {"a": second}))
+    assert row["ceiling"] == pytest.approx(1)
+
+
+# --- reliability ----------------------------------------------------------------------------------
+
+
+def pictures(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_parts_of_the_mse_are_its_statistics_and_sum_to_it():
+    maps, heat = pictures(2, 6, 6), pictures(5, 6, 6, seed=1)
+    parts = examination.mse_terms(maps, heat)
+    by_hand = np.array([[slow.mse_parts(m, h) for h in heat] for m in maps])  # (C, F, 3)
+    for i, part in enumerate(parts.values()):
+        np.testing.assert_allclose(part, by_hand[..., i], atol=1e-12)
+    torch.testing.assert_close(sum(parts.values()), -similarity(maps, heat, "mse"))
+
+
+def test_shares_name_what_makes_filters_differ():
+    maps, one = pictures(2, 6, 6), pictures(1, 6, 6, seed=1).double()
+    brighter = examination.shares(maps, one + torch.arange(4).view(4, 1, 1))
+    assert brighter["brightness"] == pytest.approx(1) and abs(brighter["pattern"]) < 1e-9
+    shuffled = torch.stack([one.flatten()[torch.randperm(36)].view(6, 6) for _ in range(4)])
+    assert examination.shares(maps, shuffled)["pattern"] == pytest.approx(1, abs=1e-4)
+    assert sum(examination.shares(maps, pictures(7, 6, 6, seed=2)).values()) == pytest.approx(1)
+    assert examination.shares(maps, one.repeat(3, 1, 1)) == dict.fromkeys(brighter, 0.0)
+
+
+def test_halves_of_the_images_make_up_the_class_map(network):
+    task = small_task(images=8)
+    whole = class_maps(network, task, 4)
+    first, second = examination.maps_in_halves(network, task, 4)
+    even = [c for c, used in enumerate(whole.used) if used % 2 == 0]
+    assert even and not torch.allclose(first, second)
+    torch.testing.assert_close(((first + second) / 2)[even], whole.maps[even])
+    one = examination.maps_in_halves(network, task, 1)
+    assert torch.equal(*one)
+
+
+def test_a_ranking_made_again_from_the_same_agrees_and_from_brightness_alone_not():
+    maps, heat = pictures(2, 6, 6), {"a": pictures(8, 6, 6, seed=1)}
+    (row,) = examination.ranking_reliability(maps, heat, {"a": heat["a"][:4]}, (maps, maps))
+    assert [row[k] for k in ("noise", "images", "noise_pattern", "images_pattern")] == (
+        pytest.approx([1, 1, 1, 1])
+    )
+    light = 10 * torch.arange(8).view(8, 1, 1)
+    bright = {"a": heat["a"] + light}
+    other = {"a": pictures(8, 6, 6, seed=2) + light}
+    (row,) = examination.ranking_reliability(maps, bright, other, (maps, maps))
+    assert row["noise"] == pytest.approx(1) and row["noise_pattern"] < 0.6
+    assert row["share_brightness"] > 0.99 and row["filters"] == 8
+
+
+def test_heat_again_differs_from_the_study_s_by_its_noise_alone(network, monkeypatch):
+    from lib.visualization import heat_maps, maximize_activation, to_pixels
+
+    model, task = network.float(), small_task()
+    layer = list(conv_layers(model))[2]
+    again = examination.heat_again(model, task, layer, 3, steps=2, filters=2)
+    monkeypatch.setattr("lib.examination.reliability.OTHER_NOISE", 0)
+    same = examination.heat_again(model, task, layer, 3, steps=2, filters=2)
+    study = maximize_activation(model, layer, [0, 1], 2, 3, statistics=task)
+    torch.testing.assert_close(same, heat_maps(to_pixels(study, task)))
+    assert again.shape == same.shape and not torch.allclose(again, same)
+
+
+# --- saliency maps --------------------------------------------------------------------------------
+
+
+def test_the_cascade_takes_layers_from_the_head_down_and_leaves_the_model(network):
+    before, seen = state_of(network), []
+    names = list(conv_layers(network))
+    for name, twin in examination.cascade(network, seed=2):
+        seen.append(name)
+        changed = [
+            layer
+            for layer, conv in conv_layers(twin).items()
+            if not torch.equal(conv.weight, conv_layers(network)[layer].weight)
+        ]
+        assert changed == names[len(names) - len(seen) + 1 :]
+        assert not torch.equal(twin.head.weight, network.head.weight)
+        for layer in changed:
+            norm = norm_layers(twin)[layer]
+            assert (norm.weight == 1).all() and (norm.running_var == 1).all()
+    assert seen == ["head", *names[::-1]] and same_state(network, before)
+
+
+def test_randomisation_compares_with_the_map_before(network):
+    task = small_task()
+    rows = examination.randomisation(network, task, 2, seed=1)
+    assert [row["layer"] for row in rows] == ["head", *list(conv_layers(network))[::-1]]
+    name, twin = next(examination.cascade(network, seed=1))
+    x, y = examination.explanations._images_of(network, task, 2)
+    a, b = (scale(fullgrad(m, x, y)).flatten(1).numpy() for m in (network, twin))
+    by_hand = np.mean([np.corrcoef(p, q)[0, 1] for p, q in zip(a, b)])
+    assert rows[0]["pearson"] == pytest.approx(by_hand) and rows[-1]["ssim"] < 1
+
+
+def test_deletion_is_what_deleting_pixel_by_pixel_gives(network):
+    task = small_task(first_output=1, images=2)
+    model = small(outputs=3).eval()
+    x = normalise(task.x, task, torch.float64)
+    maps = pictures(4, 32, 32, seed=4).round(decimals=1)  # with ties
+    fast = examination.deleted(model, task, x, task.y, maps, 3)
+    np.testing.assert_allclose(
+        fast, slow.deletion_curve(model, task.outputs, x, task.y, maps, 3), rtol=1e-9
+    )
+    rows = pd.DataFrame(examination.deletion(network, small_task(), 2, 5))
+    ends = rows[rows["deleted"].isin([0, 1])].groupby("deleted")["probability"]
+    assert set(rows["map"]) == {"FullGrad", "random", "centred blob"} and len(rows) == 18
+    assert (ends.nunique() == 1).all()  # nothing or everything deleted: whatever the map
+
+
+def test_within_and_between_are_means_over_pairs(network):
+    task = small_task(images=4)
+    x, y = examination.explanations._images_of(network, task, 3)
+    maps = fullgrad(network, x, y).numpy()
+    found = examination.within_and_between(network, task, 3)
+    expected = slow.within_and_between(maps, y.tolist())
+    assert (found["within"], found["between"]) == pytest.approx(expected)
+
+
+# --- after round 2 --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["weights", "filter"])
+def test_grafting_puts_back_the_filters_of_the_mask_and_nothing_else(scope):
+    before, after = small(seed=0), small(seed=1)
+    was, now = state_of(before), state_of(after)
+    layer = list(conv_layers(after))[3]
+    mask = torch.arange(conv_layers(after)[layer].out_channels) % 2 == 0
+    with examination.grafted(after, was, {layer: mask}, scope):
+        own = after.state_dict()
+        for name, value in own.items():
+            norm = name.startswith(f"features.{layer.replace('conv', 'bn')}.") and value.ndim
+            if name.startswith(f"features.{layer}.") or (scope == "filter" and norm):
+                assert torch.equal(value[mask], was[name][mask])
+                assert torch.equal(value[~mask], now[name][~mask])
+            else:
+                assert torch.equal(value, now[name])
+    assert same_state(after, now)
+    with pytest.raises(ValueError, match="scope 'all': expected weights or filter"):
+        with examination.grafted(after, was, {}, "all"):
+            pass
+
+
+def test_grafting_everything_and_the_head_is_the_network_before():
+    task = small_task()
+    before, after = small(seed=0), small(seed=1)
+    masks = {k: torch.ones(c.out_channels, dtype=bool) for k, c in conv_layers(after).items()}
+    headed = examination.put_back(after, before.state_dict(), "head")
+    x = normalise(task.x, task, torch.float64)
+    with examination.grafted(headed, before.state_dict(), masks, "filter"):
+        torch.testing.assert_close(headed.eval()(x), before.eval()(x))
+    found = examination.judge(headed, before.state_dict(), [task], masks, "filter")
+    assert found == {"acc1": float((before(x).argmax(1) == task.y).double().mean())}
+
+
+def test_parts_put_back_are_those_named():
+    before, after = small(seed=0).state_dict(), small(seed=1)
+    kept = state_of(after)
+    for parts, wanted in (
+        (("head",), lambda k: k.startswith("head.")),
+        (("statistics",), lambda k: "running" in k),
+    ):
+        found = examination.put_back(after, before, *parts).state_dict()
+        for name, value in found.items():
+            assert torch.equal(value, (before if wanted(name) else kept)[name]), name
+    assert same_state(after, kept)
+    with pytest.raises(ValueError, match=r"parts \['tail'\]: expected some of head, statistics"):
+        examination.put_back(after, before, "tail")
+
+
+def test_the_probe_is_ridge_regression_on_what_enters_the_head(network):
+    train, test = small_task(images=20, seed=1), small_task(images=10, seed=2)
+    task = train._replace(x_test=test.x, y_test=test.y)
+    network.eval()
+    with torch.no_grad():
+        x, x_test = (
+            network.features(normalise(i, task, torch.float64)).flatten(1).float().numpy()
+            for i in (task.x, task.x_test)
+        )
+    expected = slow.probe_accuracy(x, task.y.numpy(), x_test, task.y_test.numpy(), 1e-2)
+    assert examination.linear_probe(network, task) == expected
+    light = task._replace(x=(task.x // 4 + 150 * task.y.view(-1, 1, 1, 1)).byte())
+    light = light._replace(x_test=light.x, y_test=light.y)
+    assert examination.linear_probe(network, light) == 1
+
+
+# --- rows, claims, figures ------------------------------------------------------------------------
+
+TINY = """
+extends: smoke
+seeds: "1"
+recipe: {epochs: 1, batch_size: 32, lr: 0.005, momentum: 0.9, flip: false}
+examine: {images: 2, filters: 2, masks: 2}
+arms: [{name: fine-tune}]
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A profile with its examined seed, and a registry of three rankings, one of which refuses."""
+    folder = tmp_path_factory.mktemp("examined")
+    (folder / "tiny.yaml").write_text(TINY)
+
+    def refuses(evidence):
+        raise ValueError("not of this network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESULTS", str(folder / "results"))
+        some = {name: RANKINGS[name] for name in ("weight_norm", "random", "loss_change")}
+        for name in list(RANKINGS):
+            patch.delitem(RANKINGS, name)
+        for name, ranking in some.items():
+            patch.setitem(RANKINGS, name, ranking)
+        patch.setitem(RANKINGS, "refuses", refuses)
+        yield load(str(folder / "tiny.yaml"))
+
+
+def test_only_named_seeds_are_examined_and_a_notebook_s_in_any_case(tiny):
+    kinds = lambda p: {kind for kind, _ in jobs.lacking(p, 1)}  # noqa: E731
+    assert not kinds(tiny) & set(examined.EXAMINED)
+    shown = examined.with_shown(tiny, 1)
+    assert kinds(shown) >= {"atlas", "grafts", "damages", "reliability", "maps", "filters"}
+    assert examined.with_shown(shown, 7) is shown
+    assert list(examined.judged(shown, 1)) == ["weight_norm", "random", "refuses"]  # no trial
+
+
+def test_rows_of_what_was_examined_are_made_once(tiny, capsys):
+    p = examined.with_shown(tiny, 1)
+    for kind in ("scores", "damages", "atlas", "retrained", "readouts", "grafts"):
+        for part in jobs.PRODUCTS[kind].parts(p, 1):
+            jobs.PRODUCTS[kind].get(p, 1, *filter(None, [part]))
+    assert "refuses left out: not of this network" in capsys.readouterr().out
+    atlas = pd.DataFrame(examined.atlas_rows(p))
+    assert set(atlas["ranking"]) == {"weight_norm", "random"} and len(atlas) == 2 * 13
+    grafts = pd.DataFrame(examined.graft_rows(p))
+    assert grafts.groupby("ranking").size().to_dict() == {"random": 6, "weight_norm": 3}
+    left = pd.DataFrame(examined.readout_rows(p)).set_index(["way", "readout"])["acc1"]
+    assert left["before", "as it is"] == left["before", "both put back"]
+    assert set(left.index.get_level_values(0)) == {"before", "fine-tune", "all frozen"}
+    # all convolutions stood still: what the head and the statistics of before read is as before
+    assert examined.retrained(p, 1)["all frozen"].keys() == examined.task1(p, 1)["model"].keys()
+    for name, value in examined.retrained(p, 1)["all frozen"].items():
+        if ".conv" in name:
+            assert torch.equal(value, examined.task1(p, 1)["model"][name])
+    assert words.grafts_beside_arms(grafts, study().assign(rule="turns")).empty
+
+
+def test_a_ranking_s_rows_depend_on_no_other_ranking(tiny, monkeypatch):
+    p = examined.with_shown(tiny, 1)
+    before = [key(p, 1, "weight_norm") for key in (examined.atlas_key, examined.grafts_key)]
+    monkeypatch.setitem(RANKINGS, "new", RANKINGS["random"])
+    assert before == [key(p, 1, "weight_norm") for key in (examined.atlas_key, examined.grafts_key)]
+    closer = p.model_copy(update={"examine": p.examine.model_copy(update={"images": 3})})
+    assert examined.atlas_key(closer, 1, "new") != examined.atlas_key(p, 1, "new")
+    assert examined.grafts_key(closer, 1, "new") == examined.grafts_key(p, 1, "new")
+
+
+def made_up_tables(seeds=6):
+    layers = [("conv1", 0.2), ("conv2", 0.4)]
+    rankings = (("mse", "MSE", "similarity", 1), ("random", "random", "chance", 0))
+    about = [(s, f"a{s}", 0.01 * (s - 3.5)) for s in range(1, seeds + 1)]
+    atlas = [
+        {"seed": s, "lineage": a, "ranking": r, "label": label, "family": family, "layer": layer}
+        | {"spearman": times * (x + e), "ceiling": 0.8}
+        for s, a, e in about
+        for r, label, family, times in rankings
+        for layer, x in layers
+    ]
+    same = {"images": 0.9, "images_pattern": 0.8, "noise": 0.6, "noise_pattern": 0.2, "filters": 4}
+    share = {"share_brightness": 0.7, "share_contrast": 0.1, "share_pattern": 0.2}
+    reliable = [
+        {"seed": s, "lineage": a, "layer": layer, **same, **share}
+        for s, a, _ in about
+        for layer, _ in layers
+    ]
+    return pd.DataFrame(atlas), pd.DataFrame(reliable)
+
+
+def runs():
+    return study().assign(rule="turns", scope="weights")
+
+
+def test_claims_of_examined_explanations():
+    found = claims.examined(runs(), *made_up_tables()).set_index("claim")
+    assert list(found.index) == list(claims.EXAMINED)
+    assert found.loc["C5", "estimate"] == pytest.approx(0.3)  # mean of layers
+    assert found.loc["C6", "estimate"] == found.loc["C6-noise-pattern", "estimate"]  # the worst
+    assert found["verdict"].to_dict() == {
+        "C5": "supported",
+        "C6": "contradicted",
+        **{"C6-noise": "supported", "C6-images": "supported"},
+        **{"C6-noise-pattern": "contradicted", "C6-images-pattern": "supported"},
+    }
+    said = words.answer(found.reset_index(), missing=False)
+    assert said.startswith("C5: ") and "0.30" in said and "C6: " in said and "Not told" not in said
+
+
+def test_without_their_tables_these_claims_are_not_made_nor_missed():
+    nothing = pd.DataFrame()
+    found = claims.claims(runs(), nothing, nothing)
+    assert not set(found["claim"]) & set(claims.EXAMINED)
+    assert not set(words._missing(found)) & set(claims.EXAMINED)
+
+
+def test_the_figures_of_examined_explanations(tmp_path):
+    atlas, reliable = made_up_tables()
+    drawn = figures.atlas(atlas, "about")
+    named = [t.get_text() for t in drawn.axes[0].get_yticklabels()]
+    assert named == ["two halves of the damage", "MSE", "random"]
+    layers = ("head", "conv2")
+    randomised = pd.DataFrame([{"layer": k, "pearson": 0.5, "ssim": 0.4} for k in layers])
+    deletion = pd.DataFrame(
+        [{"map": m, "deleted": d, "probability": 1 - d} for m in "ab" for d in (0, 1)]
+    )
+    alike = pd.DataFrame([{"within": 0.9, "between": 0.8}])
+    grafts = atlas.rename(columns={"spearman": "acc1", "ceiling": "acc2"}).assign(fraction=0.5)
+    for number, figure in enumerate(
+        (
+            drawn,
+            figures.reliability(reliable, "about"),
+            figures.sanity(randomised, deletion, alike, "about"),
+            figures.grafts(grafts, "about"),
+        )
+    ):
+        assert all(p.stat().st_size for p in figures.save(figure, tmp_path, f"f{number}"))
+
+
+def test_grafts_are_laid_beside_the_arms_that_froze_the_same():
+    rows = runs()
+    rows = rows[rows["ranking"] != "pearson"]  # alike with MSE but for rounding
+    grafts = rows[rows["method"] == "freeze"][["seed", "lineage", "ranking", "fraction", "acc1"]]
+    table = words.grafts_beside_arms(grafts.assign(acc1=1 - grafts["acc1"]), rows)
+    assert table["agree"].iloc[0] == pytest.approx(-1) and "mse 50%" in table.index
+    assert np.allclose(table["put back"], 1 - table["frozen"])
