@@ -12,7 +12,7 @@ PYTHON = .venv/bin/python
 ready = .venv/ready
 endif
 
-.PHONY: help setup reproduce tune compare record publish restore figures readme verify test bench trace lab clean
+.PHONY: help setup reproduce tune compare record publish restore figures report readme verify test bench trace lab clean
 help:            ## this list
 	@echo "usage: make TARGET [PROFILE=quick|compact|compact_two_heads|paper|paper_batch_norm|paper_two_heads] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ restore: $(ready) ## put published rows back, so that a fresh clone goes on from
 
 figures: $(ready) ## draw the figures of a profile again from its tables, without training (STYLE=...)
 	@$(PYTHON) -m lib.reproduce figures $(ARGS) $(if $(STYLE),--style "$(STYLE)")
+
+report: $(ready) ## one HTML file of a profile, from tables alone; without PROFILE of all that is published
+	@$(PYTHON) -m lib.reproduce report $(if $(filter file,$(origin PROFILE)),--published,$(ARGS))
 
 readme: $(ready) ## write the README's results from the published tables
 	@$(PYTHON) -m lib.reproduce readme

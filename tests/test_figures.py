@@ -82,7 +82,7 @@ def test_many_labels_are_told_apart_in_colour_and_in_grey():
 def test_the_plane_has_one_curve_a_label_and_its_legend_in_order():
     figure = plane(recorded("runs"), ARMS, recorded("trajectory"))
     legend = legend_of(figure)
-    assert list(legend)[3:] == [
+    assert list(legend)[4:] == [
         "MSE, 25 / 50 / 75 / 90 % frozen",
         "random, 25 / 50 / 75 / 90 % frozen",
         "Pearson, 50 % frozen",
@@ -93,10 +93,11 @@ def test_the_plane_has_one_curve_a_label_and_its_legend_in_order():
         "task 2 only",
         "joint shared head",
     ]
-    assert list(legend)[:3] == [
+    assert list(legend)[:4] == [
         "fine-tuning's trajectory",
         "line of weights, before to after",
         "before round 2",
+        "the paper, one run: another network",
     ]
     assert tint(legend["MSE, 25 / 50 / 75 / 90 % frozen"]) == "#0072B2"
     assert tint(legend["line of weights, before to after"]) == "#999999"
@@ -131,6 +132,103 @@ def test_a_point_of_the_plane_is_an_interval_over_seeds_not_over_rows():
         (bar,) = [c for c in plane(table, ARMS).axes[0].containers]
         spans.append(bar.lines[2][0].get_segments()[0])
     assert spans[0] == pytest.approx(spans[1], abs=1e-12)
+
+
+def test_the_plane_enlarges_freezing_and_writes_fractions_at_the_marks():
+    runs = recorded("runs")
+    whole, near = plane(runs, ARMS, recorded("trajectory")).axes
+    for ax in (whole, near):
+        for low, high in (ax.get_xlim(), ax.get_ylim()):
+            assert 0 <= low < high <= 1
+    assert whole.get_xlim()[0] == whole.get_ylim()[0] == 0
+    frozen = runs[runs["method"].eq("freeze") | runs["arm"].eq("fine-tune")]
+    means = frozen.groupby("arm")[["acc2", "acc1"]].mean()
+    for column, (low, high) in (("acc2", near.get_xlim()), ("acc1", near.get_ylim())):
+        assert means[column].between(low, high).all()
+        # as large as it can be: the arms fill most of it
+        assert np.ptp(means[column]) > 0.4 * (high - low)
+    notes = [text.get_text() for text in near.texts]
+    assert notes == ["25", "50", "75", "90"] * 2  # MSE, random; Pearson and bottom have one each
+    places = [text.xy for text in near.texts[:4]]
+    mse = runs[runs["ranking"] == "mse"].groupby("fraction")[["acc2", "acc1"]].mean()
+    assert np.array(places) == pytest.approx(mse.to_numpy())
+    joint = runs[runs["curriculum"] == "joint20"]["acc1"].mean()
+    assert not near.get_ylim()[0] < joint < near.get_ylim()[1]
+
+
+def test_the_paper_s_points_are_another_network_s_where_they_are():
+    runs = recorded("runs")
+    words = "the paper, one run"
+    assert f"{words}: another network" in legend_of(plane(runs, ARMS))
+    assert words in legend_of(plane(runs.assign(setting="S1"), ARMS))
+    assert not [w for w in legend_of(plane(runs, ARMS, beside_paper=False)) if words in w]
+
+
+# --- the forest -----------------------------------------------------------------------------------
+
+
+def bars_of(ax):
+    """(mean, low, high) of each error bar; bounds are None for a single seed."""
+    found = []
+    for bar in ax.containers:
+        (mean,) = bar.lines[0].get_xdata()
+        ends = bar.lines[2][0].get_segments()[0][:, 0] if bar.lines[2] else (None, None)
+        found.append((mean, *ends))
+    return found
+
+
+def test_the_forest_s_differences_by_hand():
+    def row(ranking, fraction, seed, acc1, profile="a", lineage="x", scope="weights"):
+        more = {"method": "freeze", "curriculum": "sequence", "rule": "turns", "setting": "M"}
+        names = {"arm": f"{ranking}{fraction}{scope}", "profile": profile, "scope": scope}
+        row = {**more, **names, "ranking": ranking, "fraction": fraction, "lineage": lineage}
+        return {**row, "seed": seed, "acc1": acc1}
+
+    rows = [row("mse", 0.5, s, 0.30 + 0.01 * s) for s in (1, 2, 3)]
+    rows += [row("random", 0.5, s, 0.30) for s in (1, 2, 3)]
+    rows += [row("mse", 0.25, 1, 0.5), row("random", 0.25, 1, 0.4, lineage="another checkpoint")]
+    rows += [row("mse", 0.5, s, 0.9, scope="filter") for s in (1, 2, 3)]  # another scope
+    rows += [row("mse", 0.75, 1, 0.40, profile="b"), row("random", 0.75, 1, 0.45, profile="b")]
+    runs = pd.DataFrame(rows)
+    table = figures.chance_differences(runs)
+    assert table[["profile", "fraction", "seed"]].to_numpy().tolist() == [
+        ["a", 0.5, 1],
+        ["a", 0.5, 2],
+        ["a", 0.5, 3],
+        ["b", 0.75, 1],
+    ]
+    assert table["difference"].tolist() == pytest.approx([0.01, 0.02, 0.03, -0.05])
+    ax = figures.forest(runs, {"a": "one & <two>"}).axes[0]
+    # mean 2 points, s = 1, t(.975, 2) = 4.302653
+    half = 4.302653 / 3**0.5
+    (first, second) = bars_of(ax)
+    assert first == pytest.approx((2, 2 - half, 2 + half), abs=1e-4)
+    assert second == (pytest.approx(-5), None, None)
+    dots = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
+    assert np.concatenate(dots) == pytest.approx([1, 2, 3, -5])
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert labels == ["50 % frozen, n = 3", "75 % frozen, n = 1"]
+    texts = [t.get_text() for t in ax.texts]
+    assert texts == ["one & <two>", "room not measured", "b", "room not measured"]
+    assert ax.patches[0].get_extents().width > 0 and [-1, 1] == pytest.approx(
+        [ax.patches[0].get_x(), ax.patches[0].get_x() + ax.patches[0].get_width()]
+    )
+
+
+def test_the_forest_says_what_room_there_was_and_refuses_without_pairs():
+    from lib.report.claims import headroom
+
+    runs = recorded("runs")
+    mean, low, high = (100 * x for x in headroom(runs, "weights"))
+    texts = [t.get_text() for t in figures.forest(runs).axes[0].texts]
+    assert texts == ["compact", f"room {mean:+.1f} [{low:+.1f}, {high:+.1f}]"]
+    with pytest.raises(ValueError, match="random freezing at one fraction"):
+        figures.forest(runs[runs["ranking"] != "random"])
+    assert "forest" not in from_tables(
+        lambda name: (
+            recorded(name)[lambda t: t["ranking"] != "random"] if name == "runs" else recorded(name)
+        )
+    )
 
 
 # --- which arms are shown over epochs -------------------------------------------------------------
@@ -209,7 +307,15 @@ def test_overlap_bars_are_labelled_by_the_table_of_rankings():
 
 def test_every_figure_of_a_record_can_be_drawn(tmp_path):
     found = from_tables(recorded)
-    names = {"learning_curves", "per_class", "overlap", "over_epochs", "retained", "plane"}
+    names = {
+        "learning_curves",
+        "per_class",
+        "overlap",
+        "over_epochs",
+        "retained",
+        "plane",
+        "forest",
+    }
     assert set(found) == names
     for name, figure in found.items():
         assert drawn(figure, tmp_path / name)
@@ -232,7 +338,7 @@ def test_any_name_of_a_class_or_an_arm_can_be_drawn(name, tmp_path):
         return tables[table]
 
     found = from_tables(read)
-    assert set(found) == {"per_class", "overlap", "over_epochs", "retained", "plane"}
+    assert set(found) == {"per_class", "overlap", "over_epochs", "retained", "plane", "forest"}
     picture = np.zeros((3, 4, 4))
     found["grid"] = figures.image_grid({name: [picture]}, [name], heading=name)
     found["matrix"] = figures.matrix(np.eye(2), [name, "b"], name, name)

@@ -17,11 +17,20 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from lib.report import paper
-from lib.report.claims import OVERLAP, RELIABLE
-from lib.report.statistics import by_seed, checkpoints, interval
+from lib.report.claims import OVERLAP, RELIABLE, headroom
+from lib.report.statistics import (
+    MARGIN,
+    by_seed,
+    checkpoints,
+    frozen_by,
+    interval,
+    paired,
+    pick,
+)
 
 STYLE = {
     "figure.dpi": 100,
@@ -397,6 +406,112 @@ def _cross(ax, part: pd.DataFrame, look: Look, label: str | None, size: float = 
     ax.errorbar(x, y, ls="", ms=size, elinewidth=0.8, label=label, **look.shape, **bars)
 
 
+class Mark(NamedTuple):
+    """One arm in the plane: its rows, look and size; note: its fraction, where its label has
+    several; curve: the label whose curve it is part of, "" for none; words: its legend's."""
+
+    arm: str
+    rows: pd.DataFrame
+    look: Look
+    size: float
+    note: str
+    curve: str
+    words: str | None
+
+
+def _marks(runs: pd.DataFrame, arms: pd.DataFrame) -> list[Mark]:
+    """The arms of the plane: label by label along their fractions, then those on no curve."""
+    looks, marks = looks_of(arms), []
+    lines = pd.DataFrame([_line_of(arms, arm) for arm in _in_order(arms, runs["arm"])])
+    fractions = lines["fraction"].astype(float)
+    on_curve = (fractions > 0) & (fractions < 1)
+    for label, members in lines[on_curve].groupby("label", sort=False):
+        shares = sorted(members["fraction"].unique())
+        words = f"{label}, {' / '.join(f'{100 * f:.0f}' for f in shares)} % frozen"
+        for share in shares:
+            names = members[members["fraction"] == share]["arm"]
+            rows, note = runs[runs["arm"].isin(names)], f"{100 * share:.0f}"
+            note = note * (len(shares) > 1)
+            first = words if share == shares[0] else None
+            marks.append(Mark(names.iloc[0], rows, looks[label], 6, note, label, first))
+    for arm, label in zip(lines["arm"][~on_curve], lines["label"][~on_curve]):
+        marks.append(Mark(arm, runs[runs["arm"] == arm], looks[label], 8, "", "", arm))
+    return marks
+
+
+def _draw_marks(ax, marks: Sequence[Mark]) -> None:
+    """Crosses, and for each label a curve through its means."""
+    for mark in marks:
+        _cross(ax, mark.rows, mark.look, mark.words, mark.size)
+    for label in dict.fromkeys(mark.curve for mark in marks if mark.curve):
+        parts = [mark for mark in marks if mark.curve == label]
+        points = [[by_seed(mark.rows, c).mean() for c in ("acc2", "acc1")] for mark in parts]
+        look = parts[0].look
+        ax.plot(*np.array(points).T, look.dash, lw=1, color=look.colour)
+
+
+def _draw_controls(ax, trajectory: pd.DataFrame | None) -> None:
+    """Fine-tuning's trajectory and the straight line of weights."""
+    if trajectory is None or trajectory.empty:
+        return
+    for control, (words, dash, tint) in CONTROLS.items():
+        rows = trajectory[trajectory["control"] == control]
+        mean = rows.groupby("place")[["task1", "task2"]].mean()
+        ax.plot(mean["task2"], mean["task1"], dash, color=tint, lw=1.6, label=words)
+
+
+def _draw_paper(ax, setting: str) -> None:
+    """The paper's three points, and whether they are this network's."""
+    words = "the paper, one run" + ("" if setting in paper.NETWORK_IN else ": another network")
+    for i, row in enumerate(row for row in paper.TABLES if row.numbers):
+        place = row.numbers["acc2"], row.numbers["acc1"]
+        ax.plot(*place, "x", color="#555555", ms=6, label=None if i else words)
+        ax.annotate(
+            row.name,
+            place,
+            xytext=(5, -9),
+            textcoords="offset points",
+            fontsize=7,
+            bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
+        )
+
+
+def _box(marks: Sequence[Mark]) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """The limits in acc2 and acc1 of what is to be enlarged: freezing and fine-tuning with their
+    intervals, and a margin. None where no arm is frozen in part."""
+    near = [m for m in marks if {"freeze", "finetune"} & set(m.rows["method"])]
+    near = [m for m in near if set(m.rows["curriculum"]) == {"sequence"}]
+    if not any(mark.curve for mark in near):
+        return None
+    limits = []
+    for column in ("acc2", "acc1"):
+        found = np.array([interval(by_seed(m.rows, column))[:3] for m in near])
+        low, high = np.nanmin(found), np.nanmax(found)
+        margin = max(0.12 * (high - low), 0.005)
+        limits.append((max(0, low - margin), min(1, high + margin)))
+    return tuple(limits)
+
+
+def _draw_notes(ax, marks: Sequence[Mark]) -> None:
+    """The fraction beside each mark, every label's on a side of its own."""
+    corners = (("left", "bottom"), ("right", "top"), ("left", "top"), ("right", "bottom"))
+    labels = list(dict.fromkeys(mark.curve for mark in marks if mark.note))
+    for mark in (mark for mark in marks if mark.note):
+        across, along = corners[labels.index(mark.curve) % len(corners)]
+        shift = 4 if across == "left" else -4, 3 if along == "bottom" else -3
+        place = by_seed(mark.rows, "acc2").mean(), by_seed(mark.rows, "acc1").mean()
+        ax.annotate(
+            mark.note,
+            place,
+            xytext=shift,
+            textcoords="offset points",
+            ha=across,
+            va=along,
+            fontsize=8,
+            color=_shade(mark.look.colour, 1),
+        )
+
+
 def plane(
     runs: pd.DataFrame,
     arms: pd.DataFrame,
@@ -405,54 +520,114 @@ def plane(
 ) -> Figure:
     """The stability-plasticity plane: acc1 against acc2. A curve over fractions for each label,
     fine-tuning's own trajectory, the straight line of weights, the bounds, and the paper's three
-    points where they apply."""
-    looks = looks_of(arms)
-    lines = pd.DataFrame([_line_of(arms, arm) for arm in _in_order(arms, runs["arm"])])
-    fractions = lines["fraction"].astype(float)
-    on_curve = (fractions > 0) & (fractions < 1)
-    entries = lines[on_curve]["label"].nunique() + sum(~on_curve) + len(CONTROLS) + 1
-    figure, ax = _new(7.6, max(5, 0.185 * entries + 0.6))  # the legend is a line for each
-    for label, members in lines[on_curve].groupby("label", sort=False):
-        look, points = looks[label], []
-        shares = members.drop_duplicates("fraction").sort_values("fraction")["fraction"]
-        words = f"{label}, {' / '.join(f'{100 * f:.0f}' for f in shares)} % frozen"
-        for fraction in shares:
-            names = members[members["fraction"] == fraction]["arm"]
-            part = runs[runs["arm"].isin(names)]
-            points.append([by_seed(part, c).mean() for c in ("acc2", "acc1")])
-            _cross(ax, part, look, words if len(points) == 1 else None)
-        ax.plot(*np.array(points).T, look.dash, lw=1, color=look.colour)
-    for arm, label in zip(lines["arm"][~on_curve], lines["label"][~on_curve]):
-        _cross(ax, runs[runs["arm"] == arm], looks[label], arm, 8)
-    if trajectory is not None and len(trajectory):
-        for control, (words, dash, tint) in CONTROLS.items():
-            rows = trajectory[trajectory["control"] == control]
-            mean = rows.groupby("place")[["task1", "task2"]].mean()
-            ax.plot(mean["task2"], mean["task1"], dash, color=tint, lw=1.6, label=words)
+    points where they apply. Left the whole plane; right, where filters are frozen in part, freezing
+    and fine-tuning enlarged, with the fraction (per cent) at each mark that has neighbours."""
+    marks = _marks(runs, arms)
+    box = _box(marks)
+    entries = sum(mark.words is not None for mark in marks) + len(CONTROLS) + 2
+    # the legend is a line for each, two columns of them
+    figure, axes = _new(
+        *(9.6, 4.6 + 0.1 * entries) if box else (5.6, 4.6 + 0.1 * entries),
+        ncols=2 if box else 1,
+        squeeze=False,
+    )
+    whole, *near = axes[0]
+    for ax in axes[0]:
+        _draw_marks(ax, marks)
+        _draw_controls(ax, trajectory)
+        ax.set_xlabel("acc2: test accuracy on task 2 (plasticity)")
+        _percent(ax, "xy")
     start = checkpoints(runs)
     if len(start):
         means = start["acc2_before"].mean(), start["acc1_before"].mean()
-        ax.plot(*means, "k+", ms=10, mew=2, label="before round 2")
+        whole.plot(*means, "k+", ms=10, mew=2, label="before round 2")
     if beside_paper:
-        for row in paper.TABLES:
-            if row.numbers:
-                place = row.numbers["acc2"], row.numbers["acc1"]
-                ax.plot(*place, "kx", ms=6)
-                ax.annotate(
-                    f"paper, {row.name}",
-                    place,
-                    xytext=(5, -9),
-                    textcoords="offset points",
-                    fontsize=7,
-                    bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
-                )
-    ax.set_xlabel("acc2: test accuracy on task 2 (plasticity)")
-    ax.set_ylabel("acc1: test accuracy on task 1 (stability)")
+        _draw_paper(whole, runs["setting"].iloc[0])
+    ends = box or ((0, 0), (0, 0))
+    whole.set_xlim(0, min(1, max(whole.get_xlim()[1], ends[0][1] + 0.01)))
+    whole.set_ylim(0, min(1, max(whole.get_ylim()[1], ends[1][1] + 0.01)))
+    whole.set_ylabel("acc1: test accuracy on task 1 (stability)")
+    for ax in near:
+        ax.set(xlim=box[0], ylim=box[1])
+        ax.set_title("the box, enlarged; numbers: % of the filters frozen", fontsize=9)
+        _draw_notes(ax, marks)
+        size = (box[0][1] - box[0][0], box[1][1] - box[1][0])
+        frame = Rectangle((box[0][0], box[1][0]), *size, fill=False, ec="k", lw=0.8, zorder=1)
+        whole.add_patch(frame)
     several = runs["seed"].nunique() > 1
     words = "; means with 95 % intervals over seeds" if several else ": one seed, no intervals"
     figure.suptitle(caption(runs) + words, fontsize=9)
-    _percent(ax, "xy")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    handles, labels = whole.get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=3, loc="outside lower center", fontsize=8)
+    return figure
+
+
+def chance_differences(runs: pd.DataFrame) -> pd.DataFrame:
+    """The paper's ranking minus random in acc1, paired on the checkpoint: profile, fraction, seed,
+    difference. runs: of one profile or several. Empty where nothing pairs."""
+    found = []
+    for profile, part in runs.groupby("profile", sort=False):
+        shares = pick(part, frozen_by(paper.RANKING))["fraction"].unique()
+        for share in sorted(s for s in shares if 0 < s < 1):
+            pair = [frozen_by(ranking, share) for ranking in (paper.RANKING, "random")]
+            for seed, value in paired(part, *pair).items():
+                found.append((profile, share, seed, value))
+    return pd.DataFrame(found, columns=["profile", "fraction", "seed", "difference"])
+
+
+def _room_words(runs: pd.DataFrame) -> str:
+    """What freezing everything keeps beyond fine-tuning."""
+    mean, low, high = (100 * x for x in headroom(runs, "weights"))
+    if np.isnan(mean):
+        return "room not measured"
+    return f"room {mean:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+
+
+def forest(runs: pd.DataFrame, names: Mapping[str, str] | None = None) -> Figure:
+    """The main answer: the paper's ranking minus random in acc1, in points, at every fraction of
+    every profile: mean, 95 % t interval over seeds, seeds as dots; differences within the margin of
+    one point lie in the shade. *Room*: all frozen minus fine-tuning, what any choice could protect.
+
+    names: profile -> what to call it; its own name, if not given. Raises ValueError where no
+    fraction has both arms."""
+    table = chance_differences(runs)
+    if table.empty:
+        raise ValueError(
+            "no checkpoint has both the paper's ranking and random freezing at one fraction: "
+            "expected such arms (see profiles/)"
+        )
+    groups = table.groupby("profile", sort=False)
+    lines = len(table.groupby(["profile", "fraction"])) + 1.2 * len(groups)
+    figure, ax = _new(7.2, 0.34 * lines + 1.3)
+    ax.axvspan(-100 * MARGIN, 100 * MARGIN, color=GREY, alpha=0.22, lw=0)
+    ax.axvline(0, color="k", lw=0.8)
+    y, places, words = 0.0, [], []
+    look = {"marker": "D", "color": BLUE, "ms": 6, "elinewidth": 1.8, "capsize": 3, "zorder": 3}
+    for profile, part in groups:
+        name = (names or {}).get(profile, profile.replace("_", " "))
+        room = _room_words(runs[runs["profile"] == profile])
+        heading = {"transform": ax.get_yaxis_transform(), "fontsize": 8.5, "va": "center"}
+        ax.text(0.01, y, name, weight="bold", **heading)
+        ax.text(0.99, y, room, ha="right", **heading)
+        for share, rows in part.groupby("fraction"):
+            y += 1
+            values = 100 * rows["difference"]
+            mean, low, high, n = interval(values)
+            across = y + 0.22 + np.linspace(0, 0.16, n)  # dots below the line, not on each other
+            ax.plot(values, across, "o", ms=3, color=VERMILLION, alpha=0.7, mew=0)
+            ax.errorbar(mean, y, xerr=None if n < 2 else [[mean - low], [high - mean]], **look)
+            places.append(y)
+            words.append(f"{100 * share:.0f} % frozen, n = {n}")
+        y += 1.2
+    reach = 1.08 * max(2, np.abs(ax.dataLim.intervalx).max())
+    ax.set(xlim=(-reach, reach), ylim=(y - 0.4, -0.6), yticks=places, yticklabels=words)
+    ax.set_xlabel("points of acc1: left, random keeps more; right, explanation keeps more")
+    ax.grid(axis="y", visible=False)
+    figure.suptitle(
+        "freezing by explanation minus freezing at random; bars: 95 % over seeds, dots: seeds\n"
+        f"shade: less than {100 * MARGIN:.0f} point; room: all frozen minus fine-tuning",
+        fontsize=9,
+    )
     return figure
 
 
@@ -529,6 +704,7 @@ def from_tables(read: Callable[[str], pd.DataFrame]) -> dict[str, Figure]:
         ("over_epochs", accuracy, lambda t: over_epochs(runs, t, arms)),
         ("retained", summary, lambda t: retained_bars(t, about)),
         ("plane", runs, lambda t: plane(t, arms, table("trajectory"), beside_paper)),
+        ("forest", chance_differences(runs) if len(runs) else runs, lambda t: forest(runs)),
         *(
             (name, table(name), lambda t, draw=draw: draw(t, of_examined(runs, t)))
             for name, draw in (("atlas", atlas), ("reliability", reliability), ("grafts", grafts))

@@ -27,6 +27,13 @@ class Row(NamedTuple):
     words: str = ""
 
 
+NETWORK_IN = ("S1", "S2", "T")  # settings with the network it names, a whole VGG16
+TITLES = {  # its tables, what they ask
+    "before": "Before the second task",
+    "Table 1": "Table 1: how many filters are frozen",
+    "Table 2": "Table 2: how the filters are chosen",
+    "Table 3": "Table 3: both tasks trained at once",
+}
 BEFORE = "before round 2"  # the row that is no arm's end: the checkpoints fine-tuning starts from
 TABLES = (
     Row("before", BEFORE, FINE_TUNE, NUMBERS["before"]),

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from lib.reproduce import notebooks, plan, record, verify
+from lib.reproduce import notebooks, plan, record, report, verify
 from lib.study.profile import ROOT, Profile, load
 from lib.study.store import holding, remove, results_dir, rows, write_atomically
 
@@ -76,6 +76,7 @@ COMMANDS = {
     "compare": record.compare,
     "verify": verify.verify,
     "figures": redraw,
+    "report": report.report,
     "readme": readme,
     "clean": clean,
 }
@@ -93,6 +94,9 @@ def obey(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", help="numbers of the notebooks to run, such as 04,05")
     parser.add_argument("--rows", action="store_true", help="publish: the rows alone")
     parser.add_argument("--write", action="store_true", help="verify: put right what differs")
+    parser.add_argument(
+        "--published", action="store_true", help="report: every published profile, an overview"
+    )
     parser.add_argument("--style", help="a matplotlib style for figures")
     given = parser.parse_args(arguments)
     os.environ["PYTHONUNBUFFERED"] = "1"

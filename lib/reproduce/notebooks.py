@@ -208,25 +208,27 @@ def report_is_current(profile: Profile) -> bool:
 def _report_inputs(profile: Profile) -> str:
     results = results_dir(profile.name)
     shown = [*results.glob("tables/*.csv"), *results.glob("figures/*")]
+    templates = [p.read_text() for p in sorted((ROOT / "lib/report/templates").iterdir())]
     manifests = [manifest_path(results, n) for n in NOTEBOOKS]
     hashes = [file_hash(p) if p.exists() else None for p in manifests]
-    return digest([code_hash(), profile.model_dump(), sorted(p.name for p in shown), hashes])
+    names = sorted(p.name for p in shown)
+    return digest([code_hash(), templates, profile.model_dump(), names, hashes])
 
 
 def _report(profile: Profile) -> None:
-    """The executed notebooks as HTML and an index with the answer, figures and tables, in
+    """The page over tables and figures, and the executed notebooks as HTML beside it, in
     `report/`."""
     from nbconvert import HTMLExporter
 
-    from lib.report.page import page
+    from lib.report.page import name_of, page
 
     results, exporter = results_dir(profile.name), HTMLExporter(exclude_input_prompt=True)
+    pages = {}
     for notebook in NOTEBOOKS:
         source = results / notebook / "notebook.ipynb"
         if source.exists():
-            html, _ = exporter.from_filename(str(source))
-            write_atomically(
-                results / "report" / f"{notebook}.html", lambda p, html=html: p.write_text(html)
-            )
-    index = page(results, f"{profile.setting}: {profile.about}")
-    write_atomically(results / "report" / "index.html", lambda p: p.write_text(index))
+            pages[f"{notebook}.html"], _ = exporter.from_filename(str(source))
+    beside = {name.removesuffix(".html"): name for name in pages}
+    pages["index.html"] = page(results, name_of(profile), profile.about, beside)
+    for name, text in pages.items():
+        write_atomically(results / "report" / name, lambda p, text=text: p.write_text(text))

@@ -1,0 +1,362 @@
+"""The report's pages: what they say follows from the tables, names are text and not markup, and a
+browser shows them without complaint."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.report import answers, page
+from lib.report.claims import NO_ROOM, claims
+from lib.reproduce import __main__ as reproduce
+from lib.reproduce import record
+from lib.study.profile import load
+from tests.browser import CHROMIUM, Browser
+from tests.made_up import controls, joint_accuracy, overlaps, study
+
+RECORD = record.PUBLISHED / "compact"
+MOST = 3_000_000  # bytes of one page
+
+
+class Parts(HTMLParser):
+    """Ids, links, pictures and tags of a page, and whether every tag is closed in its turn."""
+
+    VOID = {"meta", "link", "img", "br", "path", "rect"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.pictures, self.open, self.levels = [], [], [], [], []
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if tag == "a" else []
+        self.pictures += [found] if tag == "img" else []
+        self.levels += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert tag in self.VOID or self.open.pop() == tag, tag
+
+
+@pytest.fixture(scope="module")
+def compact():
+    """The page of the published profile compact."""
+    return page.page(RECORD, "compact, one head", load("compact").about)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """The claims of the made-up study."""
+    return claims(study(), joint_accuracy(), controls(), overlaps())
+
+
+def with_verdict(table, claim, **changes):
+    """The table with one claim's line changed."""
+    table = table.copy()
+    for column, value in changes.items():
+        table[column] = table[column].astype(object if isinstance(value, str) else float)
+        table.loc[table["claim"] == claim, column] = value
+    return table
+
+
+# --- sentences ------------------------------------------------------------------------------------
+
+
+def test_the_first_sentence_says_the_verdict_with_its_numbers(made):
+    text = answers.against_chance(made)
+    assert text.startswith("Freezing the filters that explanation chooses keeps more of the first")
+    row = made.set_index("claim").loc["C2-random"]
+    assert f"{100 * row['estimate']:+.1f} [{100 * row['low']:+.1f}, " in text and "n = 6" in text
+    assert "; freezing every filter keeps 30.0 [30.0, 30.0] points more" in text
+
+
+@pytest.mark.parametrize(
+    "verdict, words",
+    [
+        ("supported", "keeps more of the first task"),
+        ("contradicted", "does not keep a point more"),
+        ("contradicted (equivalent)", "does not keep a point more"),
+        ("inconclusive", "is not shown to keep more"),
+        ("undecided (n = 1)", "cannot be told by a single seed"),
+        (NO_ROOM, "has no room here"),
+    ],
+)
+def test_every_verdict_has_its_words_and_none_stands_by_colour_alone(made, verdict, words):
+    table = with_verdict(made, "C2-random", verdict=verdict)
+    text = answers.against_chance(table)
+    others = {x for x in answers.SAYS.values() if words not in x}
+    assert words in text and not any(other in text for other in others)
+    assert ("since even freezing every filter keeps only" in text) == (verdict == NO_ROOM)
+    line = answers.verdict_of(table.set_index("claim", drop=False).loc["C2-random"])
+    badge = page.TEMPLATES.get_template("parts.html.j2").module.badge(line)
+    assert f"</span>{verdict}</span>" in badge and f'class="verdict {line.kind}"' in badge
+
+
+def test_the_question_is_asked_at_every_fraction_the_claims_have():
+    table = claims(study().assign(setting="KT"), joint_accuracy(), controls(), overlaps())
+    table = with_verdict(table, "C2-random-25", verdict="inconclusive")
+    assert [share for share, _ in answers.main_claims(table)] == [25, 50, 75]
+    text = answers.against_chance(table)
+    assert text.index("50 % frozen; ") < text.index("75 % frozen") < text.index("is not shown")
+    assert text.index("is not shown") < text.index("25 % frozen")
+
+
+def test_a_missing_main_claim_is_said_to_be_missing(made):
+    assert "lack the claim C2-random" in answers.against_chance(made[made["claim"] != "C2-random"])
+
+
+def test_the_other_sentences_turn_with_sign_and_verdict(made):
+    table = with_verdict(made, "C2b-interpolation", estimate=-0.055, low=-0.065, high=-0.044)
+    assert "keeps 5.5 [4.4, 6.5] points more of the first task than" in answers.forgetting(table)
+    table = with_verdict(made, "C2b-interpolation", estimate=0.02, low=0.01, high=0.03)
+    assert "keeps 2.0 [1.0, 3.0] points less of the first task than" in answers.forgetting(table)
+    one = with_verdict(made, "C2b-interpolation", estimate=0.02, low=np.nan, high=np.nan)
+    assert "keeps 2.0 points less" in answers.forgetting(one)
+    assert "do not tell" in answers.forgetting(made[:0])
+    table = with_verdict(made, "C5b", verdict="contradicted")
+    assert answers.of_the_map(table).startswith("Which class a map belongs to hardly changes")
+    table = with_verdict(made, "C5b", verdict="undecided (n = 1)")
+    assert answers.of_the_map(table).startswith("Whether the class matters to the choice is open")
+
+
+def test_the_overview_s_sentences_name_settings_by_their_verdict(made):
+    none = with_verdict(made, "C2-random", verdict=NO_ROOM)
+    first, second, third = answers.answer_over({"wide, two heads": made, "thin, one head": none})
+    assert "it keeps more than random freezing: wide, two heads (50 % frozen)" in first.lower()
+    assert "there is no room to tell" in first and first.endswith("thin, one head (50 % frozen).")
+    assert "in 0 of 2 settings" in second and "35.0 points" in second
+    assert "0.95" in third and "0.80" in third
+
+
+def test_estimates_are_written_in_their_units():
+    row = {"estimate": 0.353, "low": 0.22, "high": 0.48}
+    shown = {
+        name: f"{answers.bounded(row, answers.unit_of(name))} {answers.unit_of(name).words}"
+        for name in ("C2-random", "C1-acc1", "C2c-gain", "C4-acc1-25", "C5b", "C77")
+    }
+    assert shown == {
+        "C2-random": "+35.3 [+22.0, +48.0] points",
+        "C1-acc1": "+3.5 [+2.2, +4.8] points for each 10 % frozen",
+        "C2c-gain": "0.35 [0.22, 0.48] gained for 1 lost",
+        "C4-acc1-25": "35.3 [22.0, 48.0] % accuracy",
+        "C5b": "0.35 [0.22, 0.48] overlap, 1 is the same choice",
+        "C77": "+35.3 [+22.0, +48.0] points",
+    }
+    assert answers.bounded({**row, "estimate": np.nan}, answers.POINTS) == "no common range"
+
+
+def test_every_claim_stands_in_one_group(made):
+    more = pd.concat([made, made.tail(1).assign(claim="C9-new")])
+    groups = answers.verdicts(more)
+    names = [row.claim for rows in groups.values() for row in rows]
+    assert sorted(names) == sorted(more["claim"]) and groups["Further claims"][0].claim == "C9-new"
+    first = next(iter(groups.values()))
+    assert [row.claim for row in first] == ["C2-random", "C2-bottom", "C2-Pearson", "C2b-random"]
+    assert all(row.room for row in first)
+
+
+def test_what_to_use_by_hand():
+    arms = pd.DataFrame(
+        {
+            "arm": ["tune", "pen", "both"],
+            "family": ["finetune", "penalties", "joint"],
+            "keeps": ["nothing", "importances", "nothing"],
+            "curriculum": ["sequence", "sequence", "joint20"],
+        }
+    )
+    bounds = {f"{c}_{b}": np.nan for c in ("acc1", "acc2") for b in ("low", "high")}
+    summary = pd.DataFrame({"arm": arms["arm"], "acc1": [0.1, 0.3, 0.6], "acc2": 0.5, "n": 1})
+    summary = summary.assign(average=(summary["acc1"] + 0.5) / 2, **bounds)
+    timing = pd.DataFrame({"run": ["tune/1/x", "tune/2/y", "pen/1/x"], "seconds": [10, 30, 50.0]})
+    best, second, last = answers.uses(arms, summary, timing)
+    assert (best.arm, best.stores, best.cost) == ("both", "all images of the first task", "")
+    assert (second.stores, second.cost) == ("importances of the weights", "2.5 ×")
+    assert (last.arm, last.kept, last.stores) == ("tune", ".100", "nothing but the network")
+    said = answers.advice([best, second, last])
+    assert "both, .550 (n = 1)" in said[0] and "nothing but the network: tune, .300" in said[1]
+
+
+def test_how_it_was_made_by_hand():
+    timing = pd.DataFrame(
+        {
+            "seconds": [1800.0, 3600.0],
+            "made": [1795374960, 1795461360],
+            "commit": ["a" * 40, "b" * 40],
+            "dirty": [False, True],
+            "processor": "P",
+            "cores": 2,
+            "torch": "2",
+            "device": [None, "cpu"],
+        }
+    )
+    found = dict(answers.how_made(timing))
+    assert found["runs"].startswith("2, 1.5 hours") and found["machines"] == "P, 2 cores"
+    assert found["commit"] == "aaaaaaaaaa and bbbbbbbbbb; 1 runs from uncommitted code"
+    assert found["device"] == "cpu (not recorded for earlier runs)"
+    assert found["made"] == "2026-11-22 to 2026-11-23"
+
+
+@pytest.mark.parametrize(
+    "profile, name",
+    [
+        ("paper", "paper, one head"),
+        ("paper_batch_norm", "paper with batch norm, one head"),
+        ("paper_two_heads", "paper, two heads"),
+        ("compact_two_heads", "compact, two heads"),
+    ],
+)
+def test_settings_are_named_by_what_they_are(profile, name):
+    assert page.name_of(load(profile)) == name
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_record_holds_everything_in_one_file(compact):
+    parts = Parts(compact)
+    assert len(compact.encode()) < MOST and len(set(parts.ids)) == len(parts.ids)
+    inside = {link[1:] for link in parts.links if link.startswith("#")}
+    assert inside <= set(parts.ids) and len(inside) > 8
+    assert all(link.startswith(("#", "data:text/csv")) for link in parts.links)
+    assert len(parts.pictures) >= 14
+    for picture in parts.pictures:
+        assert picture["src"].startswith("data:image/") and len(picture["alt"]) > 15
+        assert int(picture["width"]) > 100 and int(picture["height"]) > 100
+    assert parts.levels[0] == 1 and all(b - a <= 1 for a, b in zip(parts.levels, parts.levels[1:]))
+    assert '<meta name="viewport"' in compact and "prefers-color-scheme: dark" in compact
+    assert not re.search(r"https?://(?!www\.w3\.org)", compact)
+    for sentence in answers.answer_of(pd.read_csv(RECORD / "tables/claims.csv")):
+        assert sentence.replace("'", "&#39;") in compact
+    for words in ("no room to tell", "12 seeds", "4 test images", "AMD EPYC", "another network"):
+        assert words in compact
+
+
+def test_the_same_tables_give_the_same_page(compact):
+    assert page.page(RECORD, "compact, one head", load("compact").about) == compact
+
+
+def test_names_are_text_whatever_they_hold(tmp_path):
+    shutil.copytree(RECORD / "tables", tmp_path / "tables")
+    evil = "<b>&$x_{$ \"quoted\" 'too'</b>"
+    for table, columns in {
+        "runs": ["arm", "data", "setting"],
+        "arms": ["arm", "label"],
+        "summary": ["arm"],
+        "per_class": ["class"],
+        "claims": ["text"],
+        "accuracy": ["arm"],
+        "timing": ["processor"],
+        "paper_tables": ["arm"],
+    }.items():
+        path = tmp_path / "tables" / f"{table}.csv"
+        frame = pd.read_csv(path)
+        for column in columns:
+            frame[column] = frame[column].replace(frame[column].iloc[0], evil)
+        frame.to_csv(path, index=False)
+    text = page.page(tmp_path, f"mine {evil}", evil, {evil: "a.html"})
+    assert "<b>&" not in text and text.count("&lt;b&gt;&amp;$x_{$") > 8
+    assert Parts(text).open == []
+
+
+def test_a_page_of_nothing_but_a_first_notebook_says_so(tmp_path):
+    (tmp_path / "tables").mkdir()
+    shutil.copy(RECORD / "tables/accuracy_task1.csv", tmp_path / "tables")
+    shutil.copy(RECORD / "tables/per_class.csv", tmp_path / "tables")
+    text = page.page(tmp_path, "mine, one head")
+    assert page.NO_CLAIMS in text and 'id="figure-per_class"' in text
+    assert 'id="verdicts"' not in text and 'href="#verdicts"' not in text
+    assert set(Parts(text).links) == {f"#{name}" for name in Parts(text).ids if name != "main"} - {
+        link for link in (f"#figure-{n}" for n in ("per_class", "learning_curves", "heads"))
+    } | {"#main"}
+
+
+def test_the_overview_holds_every_setting_and_a_forest_of_those_alike():
+    settings = [
+        page.Setting(record.PUBLISHED / name, f"{name} & co", "about <it>", f"{name}.html")
+        for name in ("compact", "quick")
+    ]
+    text = page.overview(settings, ["paper with batch norm, one head"])
+    parts = Parts(text)
+    assert len(text.encode()) < MOST and len(set(parts.ids)) == len(parts.ids)
+    assert {"compact.html", "quick.html"} < set(parts.links)
+    assert {"figure-plane-0", "figure-plane-1", "figure-forest"} < set(parts.ids)
+    assert "about &lt;it&gt;" in text and "paper with batch norm, one head" in text
+    # digits have another spread: neither in the forest's count nor in the sentences
+    assert "of 4, 0 have an interval" in text and "in 1 of 1 settings" in text
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_report_writes_of_the_record_and_of_results_here(tmp_path, monkeypatch, capsys):
+    published = tmp_path / "published"
+    for name in ("compact", "quick"):
+        shutil.copytree(record.PUBLISHED / name / "tables", published / name / "tables")
+        (published / name / "runs").mkdir()
+    (published / "paper/runs").mkdir(parents=True)
+    monkeypatch.setattr(record, "PUBLISHED", published)
+    monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
+    assert reproduce.main(["report", "--published"]) == 0
+    names = sorted(p.name for p in (published / "report").iterdir() if p.suffix == ".html")
+    assert names == ["compact.html", "index.html", "quick.html"]
+    index = (published / "report/index.html").read_text()
+    assert all((published / "report" / link).exists() for link in ("compact.html", "quick.html"))
+    assert "without tables yet: paper, one head" in index
+    assert not re.search(r"/(home|Users|root|tmp|work)/", index)
+    assert reproduce.main(["report", "--profile", "quick"]) == 0
+    assert not (tmp_path / "results/quick/report").exists()
+    shutil.copytree(published / "quick/tables", tmp_path / "results/quick/tables")
+    assert reproduce.main(["report", "--profile", "quick"]) == 0
+    assert (tmp_path / "results/quick/report/index.html").stat().st_size > 100_000
+    capsys.readouterr()
+    assert reproduce.main(["report", "--profile", "smoke"]) == 1
+    error = capsys.readouterr().err
+    assert "no tables of profile smoke" in error and error.count("\n") == 1
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+WIDE = (  # what sticks out of the window and does not scroll in a box of its own
+    "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && "
+    "e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+)
+DEAD = (
+    "[...document.querySelectorAll('a[href^=\"#\"]')].map(a => a.getAttribute('href'))"
+    ".filter(h => !document.getElementById(h.slice(1)))"
+)
+BLIND = "[...document.images].filter(i => !i.naturalWidth || !i.alt).map(i => i.alt)"
+COLOUR = "getComputedStyle(document.body).backgroundColor"
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium: apt-get install chromium")
+def test_a_browser_shows_the_pages_without_complaint(compact, tmp_path):
+    pages = {"compact": compact}
+    setting = page.Setting(RECORD, "compact, one head", "about", "compact.html")
+    pages["index"] = page.overview([setting])
+    with Browser(tmp_path) as browser:
+        for name, text in pages.items():
+            (tmp_path / f"{name}.html").write_text(text)
+            for width in (1200, 390):
+                found = set()
+                for dark in (False, True):
+                    browser.open(tmp_path / f"{name}.html", width, dark)
+                    assert browser.run("document.documentElement.scrollWidth") <= width
+                    for script in (WIDE, DEAD, BLIND):
+                        assert browser.run(script) == [], (name, width, dark)
+                    found.add(browser.run(COLOUR))
+                assert len(found) == 2  # light and dark
+        assert browser.said == []
+        # the test would see a fault: a wide table outside a box, a dead link, a script's error
+        broken = compact.replace("<h1>", '<a href="#nowhere">x</a><pre>' + "x" * 900 + "</pre><h1>")
+        broken = broken.replace("</main>", "<script>oops()</script></main>")
+        (tmp_path / "broken.html").write_text(broken)
+        browser.open(tmp_path / "broken.html", 390)
+        assert browser.run("document.documentElement.scrollWidth") > 390
+        assert browser.run(DEAD) == ["#nowhere"] and browser.run(WIDE) and browser.said
