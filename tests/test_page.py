@@ -118,7 +118,13 @@ def test_the_other_sentences_turn_with_sign_and_verdict(made):
     table = with_verdict(made, "C2b-interpolation", estimate=0.02, low=0.01, high=0.03)
     assert "keeps 2.0 [1.0, 3.0] points less of the first task than" in answers.forgetting(table)
     one = with_verdict(made, "C2b-interpolation", estimate=0.02, low=np.nan, high=np.nan)
-    assert "keeps 2.0 points less" in answers.forgetting(one)
+    assert "not told apart" in answers.forgetting(one) and "2.0 points less" in str(
+        answers.forgetting(one)
+    )
+    wide = with_verdict(made, "C2b-interpolation", estimate=-0.05, low=-0.3, high=0.2)
+    text = answers.forgetting(wide)
+    assert "is not told apart from freezing by explanation" in text
+    assert text.endswith("(5.0 [-20.0, 30.0] points more, n = 6).")
     assert "do not tell" in answers.forgetting(made[:0])
     table = with_verdict(made, "C5b", verdict="contradicted")
     assert answers.of_the_map(table).startswith("Which class a map belongs to hardly changes")
@@ -128,10 +134,14 @@ def test_the_other_sentences_turn_with_sign_and_verdict(made):
 
 def test_the_overview_s_sentences_name_settings_by_their_verdict(made):
     none = with_verdict(made, "C2-random", verdict=NO_ROOM)
+    none = with_verdict(none, "C2b-interpolation", estimate=0.01, low=-0.1, high=0.1)
     first, second, third = answers.answer_over({"wide, two heads": made, "thin, one head": none})
     assert "it keeps more than random freezing: wide, two heads (50 % frozen)" in first.lower()
     assert "there is no room to tell" in first and first.endswith("thin, one head (50 % frozen).")
-    assert "in 0 of 2 settings" in second and "35.0 points" in second
+    assert (
+        "explanation in 1 of 2 settings, less in 0, and is not told apart in 1" in second
+        and "35.0 points" in second
+    )
     assert "0.95" in third and "0.80" in third
 
 
@@ -289,7 +299,7 @@ def test_the_overview_holds_every_setting_and_a_forest_of_those_alike():
     assert {"figure-plane-0", "figure-plane-1", "figure-forest"} < set(parts.ids)
     assert "about &lt;it&gt;" in text and "paper with batch norm, one head" in text
     # digits have another spread: neither in the forest's count nor in the sentences
-    assert "of 4, 0 have an interval" in text and "in 1 of 1 settings" in text
+    assert "of 4, 0 have an interval" in text and "in 1 of 1 settings, less in 0" in text
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -298,8 +308,11 @@ def test_the_overview_holds_every_setting_and_a_forest_of_those_alike():
 def test_report_writes_of_the_record_and_of_results_here(tmp_path, monkeypatch, capsys):
     published = tmp_path / "published"
     for name in ("compact", "quick"):
-        shutil.copytree(record.PUBLISHED / name / "tables", published / name / "tables")
-        (published / name / "runs").mkdir()
+        (published / name / "runs").mkdir(parents=True)
+        (published / name / "tables").mkdir()
+        for table in ("runs", "claims", "arms"):  # fewer figures, less time
+            file = f"{name}/tables/{table}.csv"
+            shutil.copy(record.PUBLISHED / file, published / file)
     (published / "paper/runs").mkdir(parents=True)
     monkeypatch.setattr(record, "PUBLISHED", published)
     monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
@@ -315,6 +328,7 @@ def test_report_writes_of_the_record_and_of_results_here(tmp_path, monkeypatch, 
     shutil.copytree(published / "quick/tables", tmp_path / "results/quick/tables")
     assert reproduce.main(["report", "--profile", "quick"]) == 0
     assert (tmp_path / "results/quick/report/index.html").stat().st_size > 100_000
+    assert (tmp_path / "results/quick/report/manifest.json").exists()
     capsys.readouterr()
     assert reproduce.main(["report", "--profile", "smoke"]) == 1
     error = capsys.readouterr().err
@@ -323,9 +337,9 @@ def test_report_writes_of_the_record_and_of_results_here(tmp_path, monkeypatch, 
 
 # --- in a browser ---------------------------------------------------------------------------------
 
-WIDE = (  # what sticks out of the window and does not scroll in a box of its own
+WIDE = (  # what sticks out of a window so wide and does not scroll in a box of its own
     "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && "
-    "e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+    "e.getBoundingClientRect().right > {} + 1).map(e => e.outerHTML.slice(0, 80))"
 )
 DEAD = (
     "[...document.querySelectorAll('a[href^=\"#\"]')].map(a => a.getAttribute('href'))"
@@ -348,15 +362,18 @@ def test_a_browser_shows_the_pages_without_complaint(compact, tmp_path):
                 for dark in (False, True):
                     browser.open(tmp_path / f"{name}.html", width, dark)
                     assert browser.run("document.documentElement.scrollWidth") <= width
-                    for script in (WIDE, DEAD, BLIND):
+                    for script in (WIDE.format(width), DEAD, BLIND):
                         assert browser.run(script) == [], (name, width, dark)
                     found.add(browser.run(COLOUR))
                 assert len(found) == 2  # light and dark
         assert browser.said == []
         # the test would see a fault: a wide table outside a box, a dead link, a script's error
-        broken = compact.replace("<h1>", '<a href="#nowhere">x</a><pre>' + "x" * 900 + "</pre><h1>")
+        broken = compact.replace(
+            "<h1>", '<a href="#nowhere">x</a><div style="width:600px">x</div><h1>'
+        )
         broken = broken.replace("</main>", "<script>oops()</script></main>")
         (tmp_path / "broken.html").write_text(broken)
         browser.open(tmp_path / "broken.html", 390)
         assert browser.run("document.documentElement.scrollWidth") > 390
-        assert browser.run(DEAD) == ["#nowhere"] and browser.run(WIDE) and browser.said
+        assert browser.run(DEAD) == ["#nowhere"] and browser.run(WIDE.format(390))
+        assert browser.said

@@ -156,16 +156,25 @@ def forgetting(claims: pd.DataFrame) -> str:
         )
     if "C2b-interpolation" in table.index and pd.notna(table.loc["C2b-interpolation", "estimate"]):
         row = table.loc["C2b-interpolation"]
-        better = row["estimate"] < 0
-        sign, word = (-1, "more") if better else (1, "less")
+        sign, word = (-1, "more") if row["estimate"] < 0 else (1, "less")
         number = bounded(row, _unsigned(POINTS), sign=sign)
+        said = {
+            -1: f"keeps {number} points more of the first task than freezing by explanation",
+            1: f"keeps {number} points less of the first task than freezing by explanation",
+            0: "is not told apart from freezing by explanation in what it keeps of the first task "
+            f"({number} points {word}, n = {int(row['n'])})",
+        }[_side(row)]
         parts.append(
             "at equal accuracy on the second, averaging the weights from before and after it, "
-            f"which costs no training, keeps {number} points {word} of the first task than "
-            "freezing by explanation"
+            f"which costs no training, {said}"
         )
     text = "; ".join(parts) or "these tables do not tell what is forgotten"
     return text[0].upper() + text[1:] + "."
+
+
+def _side(row: Mapping) -> int:
+    """-1 or 1 where the whole interval lies below or above zero, else 0; 0 for a single seed."""
+    return int(row["low"] > 0) - int(row["high"] < 0)
 
 
 CLASS_SAYS = {
@@ -227,12 +236,11 @@ def answer_over(tables: Mapping[str, pd.DataFrame]) -> list[str]:
             said.append(f"{words}: {_listed(where)}")
     first = "Does freezing by explanation keep more of the first task than freezing at random? "
     second = _range(tables, "C0", _unsigned(POINTS))
-    inter = [
-        t.set_index("claim").loc["C2b-interpolation", "estimate"]
-        for t in tables.values()
-        if "C2b-interpolation" in set(t["claim"])
+    sides = [
+        _side(row)
+        for table in tables.values()
+        for _, row in table[table["claim"] == "C2b-interpolation"].iterrows()
     ]
-    better = sum(x < 0 for x in inter)
     third = [_range(tables, claim, unit_of(claim)) for claim in ("C5b", "C5c")]
     return [
         first
@@ -242,9 +250,10 @@ def answer_over(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         )
         + ".",
         f"With nothing frozen, learning the second task costs {second} points of accuracy on the "
-        f"first; averaging the weights from before and after it, which costs no training, keeps "
-        f"more of it than freezing by explanation, at equal accuracy on the second, in {better} of "
-        f"{len(inter)} settings.",
+        "first; at equal accuracy on the second, averaging the weights from before and after it, "
+        "which costs no training, keeps more of the first than freezing by explanation in "
+        f"{sides.count(-1)} of {len(sides)} settings, less in {sides.count(1)}, and is not told "
+        f"apart in {sides.count(0)}.",
         f"The filters chosen by each class's own map overlap by {third[0]} with those chosen by "
         f"the mean map of all classes, and by {third[1]} with those chosen by the closest map "
         "without content (1 is the same choice).",
