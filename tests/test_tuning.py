@@ -290,7 +290,7 @@ def test_tuning_rows_are_published_restored_and_verified(tuned, tiny, tmp_path, 
     monkeypatch.setattr(record, "PUBLISHED", tmp_path / "published")
     monkeypatch.setattr(record, "NOTEBOOKS", ())
     profile = load(tiny)
-    record.publish(profile, argparse.Namespace())
+    record.publish(profile, argparse.Namespace(rows=False))
     published = tmp_path / "published/tiny"
     assert (published / "tables/tuning.csv").read_bytes() == before
     assert {p.name for p in (published / "runs").iterdir()} == {"seed1000.jsonl", "seed1001.jsonl"}

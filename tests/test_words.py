@@ -28,7 +28,7 @@ def test_the_answer_tells_every_main_claim_and_lacks_nothing(made):
     assert lines[0].startswith(
         "C2-random: MSE-freezing minus random freezing at 50 %, in acc1: +5.0"
     )
-    assert lines[0].endswith("points, n = 6: supported")
+    assert lines[0].endswith("points, n = 6: supported (room: +30.0 [+30.0, +30.0] points)")
     assert lines[-1].startswith("C5c: ") and "0.80 [0.80, 0.81] share" in lines[-1]
 
 
