@@ -747,7 +747,8 @@ def atlas(table: pd.DataFrame, about: str) -> Figure:
     figure, ax = _new(0.42 * len(layers) + 3.4, 0.2 * len(whole) + 1.5)
     shown = ax.imshow(whole, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
     for (y, x), value in np.ndenumerate(whole.to_numpy()):
-        ax.text(x, y, f"{value:.1f}".replace("0.", "."), ha="center", va="center", fontsize=6)
+        words = f"{round(value, 1) + 0.0:.1f}".replace("0.", ".")  # + 0.0: no minus before a zero
+        ax.text(x, y, words, ha="center", va="center", fontsize=6)
     ax.axhline(0.5, color="k", lw=1)
     ax.axvline(len(layers) - 0.5, color="k", lw=1)
     ax.set_yticks(range(len(whole)), whole.index, fontsize=7)
