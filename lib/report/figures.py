@@ -846,9 +846,14 @@ def grafts(table: pd.DataFrame, about: str) -> Figure:
     chance = table["family"] == "chance"
     for ax, fraction in zip(axes[0], fractions):
         part = table[table["fraction"] == fraction]
-        some = part[chance]
+        some = part[chance.loc[part.index]]
         ax.plot(some["acc2"], some["acc1"], ".", color=ORANGE, ms=3, alpha=0.6, label="random")
-        means = part[~chance].groupby(["label", "ranking"])[["acc1", "acc2"]].mean().reset_index()
+        means = (
+            part[~chance.loc[part.index]]
+            .groupby(["label", "ranking"])[["acc1", "acc2"]]
+            .mean()
+            .reset_index()
+        )
         ax.plot(means["acc2"], means["acc1"], "o", color=BLUE, ms=4, mfc="white", label="rankings")
         best = means.nlargest(5, "acc1")
         named = pd.concat([best, means[means["ranking"] == paper.RANKING]]).drop_duplicates()

@@ -20,6 +20,8 @@ from lib.reproduce.record import PUBLISHED, restore
 from lib.study.profile import Profile
 from lib.study.store import write_atomically
 
+# tables of all seeds that `lib.study.tables` makes from published products
+PER_SEED = ("task1", "accuracy_task1", "per_class", "pairings", "overlap")
 Read = Callable[[str], pd.DataFrame]
 # tables of notebook 06 that others are made from; a record may have none
 FROM_EXAMINED = ("atlas", "reliability")
@@ -56,8 +58,8 @@ def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
             for seed in profile.seed_list
             if all(PRODUCTS[kind].there(profile, seed) for kind in ("task1_rows", "overlap"))
         ]
-        some = profile.model_copy(update={"seeds": ",".join(whole)})
-        for name in ("task1", "accuracy_task1", "per_class", "pairings", "overlap"):
+        for name in PER_SEED if whole else ():
+            some = profile.model_copy(update={"seeds": ",".join(whole)})
             found[name] = getattr(tables, name)(some)
         found |= examined.tables(profile)
         if profile.tuning.grids and (tuned := tuning.table(profile)):
