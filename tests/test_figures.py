@@ -1,6 +1,8 @@
 """Figures take labels, colours and order from the tables of arms and rankings; any name can
 be drawn."""
 
+import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
@@ -395,3 +397,12 @@ def test_the_plane_of_one_seed_without_checkpoints_or_controls(tmp_path):
     assert list(legend_of(figure)) == ["joint 20-way", "task 2 only"]
     assert "one seed, no intervals" in figure.get_suptitle() and drawn(figure, tmp_path)
     assert "fine-tuning's trajectory" in legend_of(plane(recorded("runs"), ARMS, controls()))
+
+
+def test_a_style_used_before_in_this_process_plays_no_part():
+    figures.use_style()
+    before = dict(matplotlib.rcParams)
+    matplotlib.style.use("ggplot")
+    assert dict(matplotlib.rcParams) != before
+    figures.use_style()
+    assert dict(matplotlib.rcParams) == before

@@ -85,7 +85,9 @@ SHOWN_AT_MOST = 8  # arms over epochs
 
 
 def use_style(name: str | None = None) -> None:
-    """The study's style, or a matplotlib style by name laid over it."""
+    """The study's style, or a matplotlib style by name laid over it; whatever this process was set
+    to before plays no part, so that equal figures are equal bytes wherever they are drawn."""
+    mpl.rcdefaults()
     mpl.rcParams.update(STYLE)
     if name:
         style.use(name)
