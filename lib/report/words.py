@@ -328,6 +328,14 @@ def costs(timing: pd.DataFrame) -> pd.DataFrame:
     return seconds.agg(["count", "median", "sum"]).rename(columns={"sum": "seconds in all"})
 
 
+def readable_costs(costs: pd.DataFrame) -> pd.DataFrame | str:
+    """ranking_costs.csv for reading, dearest first; or a word that nothing was timed here."""
+    if costs.empty:
+        return "no ranking was made here (rows of the record came without their scores)"
+    shown = costs.sort_values("seconds", ascending=False)[["label", "needs", "seconds", "seeds"]]
+    return shown.round({"seconds": 2}).set_index("label")
+
+
 def calibration_table(calibration: pd.DataFrame) -> pd.DataFrame | str:
     """Task 1 on tuning seeds by setting and precision, or a word that there is none."""
     if calibration.empty:
