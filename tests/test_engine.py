@@ -15,6 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
+import lib.reproduce.__main__
+import lib.study.__main__
 from lib.study import engine, jobs, materials
 from lib.study.engine import processes, ray
 from lib.study.jobs import Job, Making
@@ -76,20 +78,20 @@ def test_an_unknown_engine_is_told_which_there_are(monkeypatch):
         engine.chosen()
 
 
-@pytest.mark.parametrize("command", [["lib.study"], ["lib.reproduce", "run"]])
-def test_without_ray_one_sentence_before_anything_is_trained(tmp_path, command, tiny):
-    (tmp_path / "ray.py").write_text("raise ImportError('no ray here')")
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--profile", tiny(), "--engine", "ray"],
-        cwd=ROOT,
-        env={**os.environ, "RESULTS": str(tmp_path / "results"), "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and not done.stdout
-    assert done.stderr.startswith("error: ENGINE=ray needs the package ray")
-    assert "pip install ray" in done.stderr and done.stderr.count("\n") == 1
-    assert not list((tmp_path / "results").rglob("*.json"))
+@pytest.mark.parametrize(
+    ("main", "command"), [(lib.study.__main__.main, []), (lib.reproduce.__main__.main, ["run"])]
+)
+def test_without_ray_one_sentence_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys, tiny, main, command
+):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    monkeypatch.setenv("ENGINE", "local")  # which the option goes before
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    assert main([*command, "--profile", tiny(), "--engine", "ray"]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ENGINE=ray needs the package ray, which cannot be imported")
+    assert "pip install ray" in err and err.count("\n") == 1 and not out
+    assert not list(tmp_path.rglob("*.json"))
 
 
 # --- products as bytes ----------------------------------------------------------------------------

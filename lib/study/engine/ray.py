@@ -25,18 +25,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lib.study.command import KEPT
+from lib.study.command import KEPT, one_line
 from lib.study.engine import processes
 from lib.study.profile import ROOT
 from lib.study.store import adopt, sweep
 
 ATTEMPTS = 4  # at one job, if nodes or workers are lost at it
 LEFT_OVER = re.compile(r"study-job-(?P<pid>\d+)-\w+")  # by a worker that was killed
+QUIET = {  # of Ray: no statistics sent, no warning about GPUs, no word of its own in our output
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
+}
 AS_HERE = ("CUDA_GRAPHS",)  # what in the environment decides how a node computes
 
 
 def package() -> Any:
     """The package ray. RuntimeError, one sentence, if it is not installed."""
+    for name, value in QUIET.items():  # read when it is imported
+        os.environ.setdefault(name, value)
     try:
         return importlib.import_module("ray")
     except ImportError as error:
@@ -92,8 +99,6 @@ def cluster(todo: Sequence, do: Any, folder: Path, workers: int | None):
 
 def _connected() -> Any:
     """Ray, connected to a cluster, quiet, and lib on its way to the nodes."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = package()
     if not ray.is_initialized():
         here = {name: os.environ[name] for name in AS_HERE if name in os.environ}
@@ -106,11 +111,13 @@ def _connected() -> Any:
                 log_to_driver=False,
                 logging_level="ERROR",
             )
-        except ConnectionError as error:
+        except Exception as error:  # Ray raises whatever it likes here
+            where = os.environ.get("RAY_ADDRESS")
             raise RuntimeError(
-                f"no Ray cluster answers ({error}): expected one at "
-                f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}; start it (ray start --head), or "
-                "leave RAY_ADDRESS out"
+                f"no Ray cluster ({one_line(error)}): expected one "
+                f"{f'to answer at RAY_ADDRESS={where}' if where else 'to start on this machine'}; "
+                "start it by hand (ray start --head) and look at what that says, or leave ENGINE "
+                "out, and jobs run in processes of this machine"
             ) from None
     return ray
 
