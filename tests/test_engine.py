@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -92,6 +93,15 @@ def test_without_ray_one_sentence_before_anything_is_trained(
     assert err.startswith("error: ENGINE=ray needs the package ray, which cannot be imported")
     assert "pip install ray" in err and err.count("\n") == 1 and not out
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_cluster_that_does_not_answer_is_told_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(ray, "package", lambda: SimpleNamespace(is_initialized=lambda: False))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(RuntimeError, match=f"no Ray cluster .*to answer at RAY_ADDRESS={address}"):
+        ray._connected()
 
 
 # --- products as bytes ----------------------------------------------------------------------------
@@ -316,7 +326,7 @@ def two_nodes():
 def test_two_nodes_one_killed_make_the_same_bytes(tiny, tmp_path, two_nodes):
     """A node is killed while it is at a job, later a worker: their jobs are done again."""
     cluster, second = two_nodes
-    profile = tiny(seeds="1-2", epochs=20)
+    profile = tiny(seeds="1-2", epochs=8)
 
     def start(engine_name):
         return subprocess.Popen(

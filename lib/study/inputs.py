@@ -20,8 +20,8 @@ def check(profile: Profile, workers: int | None = None) -> None:
     a profile; raises the first sentence there is."""
     arms.check(profile)
     calibrated = [load(name, data=profile.data.source) for name in profile.calibration.profiles]
-    chosen()
     default_workers(workers)
+    chosen()
     for seed in profile.seed_list if profile.data.draw else profile.seed_list[:1]:
         for asked in (profile, *calibrated):
             _tasks(asked, seed)

@@ -16,6 +16,7 @@ import json
 import os
 import queue
 import re
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ ATTEMPTS = 4  # at one job, if nodes or workers are lost at it
 LEFT_OVER = re.compile(r"study-job-(?P<pid>\d+)-\w+")  # by a worker that was killed
 QUIET = {  # of Ray: no statistics sent, no warning about GPUs, no word of its own in our output
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
 }
@@ -104,7 +106,10 @@ def _connected() -> Any:
         here = {name: os.environ[name] for name in AS_HERE if name in os.environ}
         one_thread = {"OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": processes.KEEP_MEMORY}
         travels = {"py_modules": [str(ROOT / "lib")], "excludes": ["__pycache__"]}
+        address = os.environ.get("RAY_ADDRESS", "")
         try:
+            if host := re.fullmatch(r"([\w.-]+):(\d+)", address):  # Ray itself asks for minutes
+                socket.create_connection((host[1], int(host[2])), 10).close()
             ray.init(
                 runtime_env={**travels, "env_vars": {**one_thread, **here}},
                 include_dashboard=False,
@@ -112,10 +117,9 @@ def _connected() -> Any:
                 logging_level="ERROR",
             )
         except Exception as error:  # Ray raises whatever it likes here
-            where = os.environ.get("RAY_ADDRESS")
+            expected = f"to answer at RAY_ADDRESS={address}" if address else "to start here"
             raise RuntimeError(
-                f"no Ray cluster ({one_line(error)}): expected one "
-                f"{f'to answer at RAY_ADDRESS={where}' if where else 'to start on this machine'}; "
+                f"no Ray cluster ({one_line(error)}): expected one {expected}; "
                 "start it by hand (ray start --head) and look at what that says, or leave ENGINE "
                 "out, and jobs run in processes of this machine"
             ) from None
