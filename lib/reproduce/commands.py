@@ -98,6 +98,9 @@ def obey(arguments: Sequence[str] | None = None) -> None:
         "--published", action="store_true", help="report: every published profile, an overview"
     )
     parser.add_argument("--style", help="a matplotlib style for figures")
+    parser.add_argument("--engine", help="what does the jobs: local (processes here) or ray")
     given = parser.parse_args(arguments)
+    if given.engine:
+        os.environ["ENGINE"] = given.engine
     os.environ["PYTHONUNBUFFERED"] = "1"
     COMMANDS[given.command](load(given.profile, given.seeds, given.data), given)

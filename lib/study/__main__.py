@@ -5,6 +5,7 @@ notebooks. Needs torch, numpy, pandas, scipy, pyyaml and pydantic alone.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -34,7 +35,10 @@ def _work(arguments: Sequence[str] | None) -> None:
         "--tune", action="store_true", help="the grids of the profile's tuning section instead"
     )
     parser.add_argument("--workers", type=int, help="processes side by side, one thread each")
+    parser.add_argument("--engine", help="what does the jobs: local (processes here) or ray")
     given = parser.parse_args(arguments)
+    if given.engine:
+        os.environ["ENGINE"] = given.engine
     if given.tune:
         return _tune(given)
     seeds = _dealt(parse_seeds(given.seeds or load(given.profile).seeds), given.shard)

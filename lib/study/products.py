@@ -113,6 +113,11 @@ class Product(NamedTuple):
             return bool(shelf.branches(self.kind, key))
         return shelf.has(self.kind, key, self.filetype.suffix)
 
+    def files(self, profile: Profile, seed: int, part: str = "") -> list[Path]:
+        """Where it lies, if it is finished, and its meta file (of one that is not branched)."""
+        key = self.key(profile, seed, *filter(None, [part]))
+        return store(profile).files(self.kind, key, self.filetype.suffix)
+
 
 PRODUCTS: dict[str, Product] = {}
 
