@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lib.report import figures
 from lib.report.figures import from_tables, looks_of, over_epochs, plane, shown_over_epochs
@@ -406,3 +407,25 @@ def test_a_style_used_before_in_this_process_plays_no_part():
     assert dict(matplotlib.rcParams) != before
     figures.use_style()
     assert dict(matplotlib.rcParams) == before
+
+
+def test_the_last_bits_of_a_place_change_no_byte(monkeypatch, tmp_path):
+    """The layout's solver adds up in the order in which its terms lie in memory."""
+    solve = ConstrainedLayoutEngine.execute
+    moved = []
+
+    def nudged(self, fig):
+        solve(self, fig)
+        for ax in fig.axes:
+            place = ax.get_position(original=True)
+            place.set_points(np.nextafter(place.get_points(), 2))
+            ax.set_position(place, which="original")
+            moved.append(ax)
+
+    def written():
+        paths = figures.save(figures.matrix(np.eye(2), ["a", "b"], "", ""), tmp_path, "f")
+        return [path.read_bytes() for path in paths]
+
+    before = written()
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", nudged)
+    assert written() == before and moved

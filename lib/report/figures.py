@@ -17,7 +17,9 @@ import pandas as pd
 from matplotlib import style
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from lib.report import paper
@@ -42,7 +44,6 @@ STYLE = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "svg.hashsalt": "study",
-    "figure.constrained_layout.use": True,
     "image.interpolation": "nearest",
     "text.parse_math": False,  # a name such as $x_{$ is a name, not a formula
 }
@@ -109,9 +110,22 @@ def save(figure: Figure, folder: Path, name: str, svg: bool = True) -> list[Path
     return [folder / f"{name}.{kind}" for kind in ("png", "svg")[: 1 + svg]]
 
 
+class SteadyLayout(ConstrainedLayoutEngine):
+    """Constrained layout to six decimals of the figure's size. Its solver adds up in the order in
+    which its terms lie in memory, so that a place's last bits differ from one process to the next;
+    the ids in an SVG are hashes of all bits."""
+
+    def execute(self, fig: Figure) -> None:
+        super().execute(fig)
+        for ax in fig.axes:
+            place = ax.get_position(original=True)
+            ax.set_position(Bbox(np.round(place.get_points(), 6)), which="original")
+            ax.set_in_layout(True)  # a place set by hand would leave the layout
+
+
 def _new(width: float, height: float, **subplots):
     use_style_once()
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=SteadyLayout())
     return figure, figure.subplots(**subplots)
 
 
