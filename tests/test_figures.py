@@ -12,6 +12,7 @@ from matplotlib.text import Text
 
 from lib.report import figures
 from lib.report.figures import from_tables, looks_of, over_epochs, plane, shown_over_epochs
+from lib.report.figures.style import contrast, spread
 from lib.report.statistics import summary
 from lib.study.profile import ROOT
 from tests.made_up import ARMS, MANY, RANKINGS, arms_table, controls, overlaps, shares
@@ -128,10 +129,10 @@ def test_names_in_the_plane_say_how_the_seeds_differ_and_do_not_touch():
 
 
 def test_spread_moves_places_apart_as_little_as_can_be():
-    assert figures.tradeoff.spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
-    assert figures.tradeoff.spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
-    assert figures.tradeoff.spread([0.0, 0.0, 1.0], 0.2) == pytest.approx([0.0, 0.2, 1.0])
-    assert figures.tradeoff.spread([1.0, 1.0], 0.2) == pytest.approx([0.8, 1.0])
+    assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+    assert spread([0.0, 0.0, 1.0], 0.2) == pytest.approx([0.0, 0.2, 1.0])
+    assert spread([1.0, 1.0], 0.2) == pytest.approx([0.8, 1.0])
 
 
 def test_the_plane_s_title_is_the_main_answer_by_hand():
@@ -530,7 +531,7 @@ def test_a_gallery_names_its_columns_groups_and_lines():
     figure = figures.image_grid(rows, ["x", "y", "z"], heading="h", groups=groups, notes=notes)
     shown = [ax for ax in figure.axes if ax.images]
     assert len(shown) == 6 and len(figure.axes) == 8  # a column between the groups
-    assert [ax.get_title() for ax in shown] == ["x", "y", "z", "", "", ""]
+    assert [ax.get_title().strip() for ax in shown] == ["x", "y", "z", "", "", ""]
     texts = [t.get_text() for ax in figure.axes for t in ax.texts]
     assert {"left", "right", "a", "b", "0.5", "0.1"} == set(texts)
 
@@ -556,7 +557,6 @@ def test_chance_and_a_single_seed_are_said():
 
 
 def test_in_a_dark_style_nothing_is_drawn_dark_on_dark():
-    from lib.report.figures.style import contrast
 
     try:
         figures.use_style("dark_background")

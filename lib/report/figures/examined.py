@@ -21,6 +21,8 @@ from lib.report.figures.style import (
     ink,
     new,
     percent,
+    spread,
+    written_on,
 )
 
 
@@ -49,9 +51,10 @@ def atlas(table: pd.DataFrame, about: str) -> Figure:
     shown = ax.imshow(whole, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
     for (y, x), value in np.ndenumerate(whole.to_numpy()):
         words = f"{round(value, 1) + 0.0:.1f}".replace("0.", ".")  # + 0.0: no minus before a zero
-        ax.text(x, y, words, ha="center", va="center", fontsize=6)
-    ax.axhline(0.5, color=ink(), lw=1)
-    ax.axvline(len(layers) - 0.5, color=ink(), lw=1)
+        tint = written_on(shown.to_rgba(value)[:3])
+        ax.text(x, y, words, ha="center", va="center", fontsize=6, color=tint)
+    ax.axhline(0.5, color="black", lw=1)
+    ax.axvline(len(layers) - 0.5, color="black", lw=1)
     ax.set_yticks(range(len(whole)), whole.index, fontsize=7)
     _layers_below(ax, list(whole))
     ax.set_title(f"{about}; means over seeds and classes", fontsize=9)
@@ -144,7 +147,7 @@ def grafts(table: pd.DataFrame, about: str) -> Figure:
     table: grafts.csv (seed, ranking, label, family, fraction, draw, acc1, acc2)."""
     fractions = sorted(table["fraction"].unique())
     figure, axes = new(3.6 * len(fractions), 3.9, ncols=len(fractions), sharey=True, squeeze=False)
-    chance = table["family"] == "chance"
+    chance, named = table["family"] == "chance", []
     for ax, fraction in zip(axes[0], fractions):
         part = table[table["fraction"] == fraction]
         some = part[chance.loc[part.index]]
@@ -157,14 +160,35 @@ def grafts(table: pd.DataFrame, about: str) -> Figure:
         )
         ax.plot(means["acc2"], means["acc1"], "o", color=BLUE, ms=4, mfc=ground(), label="rankings")
         best = means.nlargest(5, "acc1")
-        named = pd.concat([best, means[means["ranking"] == paper.RANKING]]).drop_duplicates()
-        for _, row in named.iterrows():
-            place = row["acc2"], row["acc1"]
-            ax.annotate(row["label"], place, xytext=(3, 2), textcoords="offset points", fontsize=6)
+        ours = means[means["ranking"] == paper.RANKING]
+        named.append(pd.concat([best, ours]).drop_duplicates().sort_values("acc1"))
         ax.set_title(f"{fraction:.0%} of each layer put back", fontsize=9)
         ax.set_xlabel("acc2")
         percent(ax, "xy")
+    for ax, some in zip(axes[0], named):
+        _names(ax, some)
     axes[0][0].set_ylabel("acc1")
     axes[0][0].legend(fontsize=7)
     figure.suptitle(about, fontsize=9)
     return figure
+
+
+def _names(ax, rows: pd.DataFrame) -> None:
+    """Labels beside their marks, apart from each other; in the right half, to the left of them.
+    rows: label, acc2, acc1, ascending."""
+    marks = rows[["acc2", "acc1"]].to_numpy()
+    low, high = np.transpose([ax.get_xlim(), ax.get_ylim()])
+    places = (marks - low) / (high - low)  # (x, y) in [0, 1]
+    heights = spread(places[:, 1], 0.045)
+    for label, mark, (x, _), height in zip(rows["label"], marks, places, heights):
+        left = x > 0.55
+        ax.annotate(
+            label,
+            mark,
+            xytext=(x - 0.05 if left else x + 0.05, height),
+            textcoords="axes fraction",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=6.5,
+            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": ink(), "shrinkA": 0, "shrinkB": 2},
+        )

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.report.figures.style import ORANGE, luminance, new
+from lib.report.figures.style import ORANGE, new, written_on
 
 OVERLAY = "inferno"  # grows in brightness all the way: also read in grey
 
@@ -51,8 +51,8 @@ def image_grid(
     for line, note in zip(axes, notes):
         _beside(line[place[-1]], note, left=False)
     for i, title in zip(place, titles):
-        axes[0][i].set_title(title, fontsize=8)
-    _name_groups([axes[0][i] for i in place], groups, bool(titles))
+        axes[0][i].set_title("\n" * bool(groups) + title, fontsize=8)  # a line above: groups
+    _name_groups([axes[0][i] for i in place], groups)
     figure.suptitle(heading, fontsize=9)
     return figure
 
@@ -67,20 +67,21 @@ def _beside(ax, words: str, left: bool) -> None:
     ax.text(place, 0.5, words, transform=ax.transAxes, ha=side, va="center", fontsize=8)
 
 
-def _name_groups(top: Sequence, groups: Sequence[tuple[str, int]], titled: bool) -> None:
-    """Each group's name over its first column."""
+def _name_groups(top: Sequence, groups: Sequence[tuple[str, int]]) -> None:
+    """Each group's name over its first column, above the columns' own."""
     first = 0
     for name, n in groups:
-        top[first].annotate(
+        said = top[first].annotate(
             name,
             (0, 1),
-            xytext=(0, 17 if titled else 5),
+            xytext=(0, 18),
             xycoords="axes fraction",
             textcoords="offset points",
             fontsize=8.5,
             weight="bold",
             annotation_clip=False,
         )
+        said.set_in_layout(False)  # it may be wider than its column
         first += n
 
 
@@ -118,14 +119,14 @@ def matrix(
     figure, ax = new(0.42 * len(names) + 2.4, 0.36 * len(names) + 1.7)
     shown = ax.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
-        tint = "black" if luminance(shown.to_rgba(value)) > 0.18 else "white"
-        ax.text(x, y, _short(value), ha="center", va="center", fontsize=7.5, color=tint)
+        look = {"fontsize": 7.5, "color": written_on(shown.to_rgba(value)[:3])}
+        ax.text(x, y, _short(value), ha="center", va="center", **look)
     ax.set(yticks=range(len(names)), yticklabels=names, xticks=range(len(names)))
     ax.set_xticklabels(names, rotation=50, ha="right", rotation_mode="anchor")
     ax.grid(False)
     scale = figure.colorbar(shown, ax=ax, label=label, extend="min" if values.min() < 0 else None)
-    scale.ax.axhline(chance, color="w", lw=4)
-    scale.ax.axhline(chance, color=ORANGE, lw=2)
+    scale.ax.axhline(chance, color="w", lw=4, clip_on=False)
+    scale.ax.axhline(chance, color=ORANGE, lw=2, clip_on=False)
     scale.set_ticks([*np.linspace(0, 1, 6)])
     figure.suptitle(f"{heading}\nmarked on the scale: unrelated, {chance:.2f}", fontsize=9)
     return figure

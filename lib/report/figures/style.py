@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import Bbox
 from PIL import Image
+from scipy.optimize import isotonic_regression
 
 DPI = 200  # of every PNG
 STYLE = {
@@ -161,6 +162,11 @@ def written(colour: str) -> str:
     return standing_out(colour, 4.5)
 
 
+def written_on(colour) -> str:
+    """Black or white, whichever is read better on a cell of this colour."""
+    return "black" if luminance(colour) > 0.18 else "white"
+
+
 def shade(colour: str, step: int) -> str:
     """The colour itself at step 0; darker, lighter, darker still, ... after it."""
     if not step:
@@ -263,6 +269,14 @@ def percent(ax, axis: str = "y") -> None:
 def whole_numbers(ax) -> None:
     """Ticks along x at whole numbers: epochs."""
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+
+
+def spread(places: Sequence[float], gap: float) -> np.ndarray:
+    """Ascending places in [0, 1] moved as little as can be (least squares) until neighbours are a
+    gap apart; all stay in [0, 1] if there is room."""
+    steps = gap * np.arange(len(places))
+    moved = isotonic_regression(np.asarray(places) - steps).x
+    return np.clip(moved, 0, max(0, 1 - steps[-1])) + steps
 
 
 def legend_below(figure: Figure, handles: Sequence, labels: Sequence[str], columns: int) -> None:

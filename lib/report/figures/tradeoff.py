@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from scipy.optimize import isotonic_regression
 
 from lib.report import paper
 from lib.report.figures.against_chance import message
@@ -26,6 +25,7 @@ from lib.report.figures.style import (
     new,
     percent,
     seeds_of,
+    spread,
     standing_out,
     written,
 )
@@ -158,14 +158,6 @@ def _draw_notes(ax, marks: Sequence[Mark]) -> None:
             fontsize=8,
             color=written(mark.look.colour),
         )
-
-
-def spread(places: Sequence[float], gap: float) -> np.ndarray:
-    """Ascending places in [0, 1] moved as little as can be (least squares) until neighbours are a
-    gap apart; all stay in [0, 1] if there is room."""
-    steps = gap * np.arange(len(places))
-    moved = isotonic_regression(np.asarray(places) - steps).x
-    return np.clip(moved, 0, max(0, 1 - steps[-1])) + steps
 
 
 def _draw_names(ax, marks: Sequence[Mark], height: float) -> None:
