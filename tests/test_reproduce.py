@@ -95,8 +95,7 @@ def test_all_notebooks_leave_a_manifest_tables_figures_and_a_report(smoke):
             'src="data:image/png'
         ) == pictures
     drawn = {p.stem for p in (smoke / "smoke/figures").glob("*.png")}
-    # each with its caption, and in the page; the forest is drawn for the page from tables
-    assert drawn | {"forest"} == set(FIGURES)
+    assert drawn == set(FIGURES)  # each with its caption, and in the page
     assert all(f'id="figure-{name}"' in index for name in FIGURES)
     assert len(table(smoke, "runs")) == 13 and {r["data"] for r in table(smoke, "runs")} == {
         "digits"

@@ -45,22 +45,25 @@ FIGURES = {  # in the order of the study's questions
         "What is kept against what is learned",
         "A plane of accuracy on task 1 (upwards) against task 2 (to the right): fine-tuning's path "
         "and the straight line of weights fall from the upper left to the lower right; every arm "
-        "is a cross; the second panel enlarges freezing and fine-tuning.",
+        "is a cross with its name and number of seeds at the right; the lower panel enlarges "
+        "freezing and fine-tuning, with the share frozen at each mark.",
         "An arm helps if it lies above the others at equal accuracy on task 2, fine-tuning's own "
         "path and the straight line of weights among them.",
     ),
     "retained": Shown(
         "What is retained",
-        "Two rows of bars, one line for each arm: the share of task 1 above chance that is "
-        "retained, and the accuracy gained on task 2, with intervals.",
-        "Long bars at the left keep, long bars at the right learn; no arm is long in both unless "
-        "it beats the trade-off.",
+        "Two panels, one line for each arm, arms that freeze as many filters side by side: the "
+        "share of task 1 above chance that is retained, and the accuracy gained on task 2, with "
+        "intervals and a dot for each seed, beside a band for fine-tuning.",
+        "Compare within a group: explanation helps if its mark lies right of random's in the left "
+        "panel and not left of it in the right one.",
     ),
     "over_epochs": Shown(
         "Forgetting, epoch by epoch",
-        "Two panels of curves over the epochs of task 2: accuracy on task 1 falls, on task 2 it "
-        "rises; a curve for each of the main arms.",
-        "Where the curves at the left fall together, what is frozen hardly matters.",
+        "Curves over the epochs of task 2, a column for each share frozen: above, accuracy on task "
+        "1 falls, below, accuracy on task 2 rises; a curve with a band for each of the main arms, "
+        "between fine-tuning and everything frozen.",
+        "Where the curves of a column fall together, which filters are frozen hardly matters.",
     ),
     "overlap": Shown(
         "Would another map choose the same filters?",
@@ -71,19 +74,23 @@ FIGURES = {  # in the order of the study's questions
     ),
     "class_overlap": Shown(
         "Do classes choose differently?",
-        "A square of classes against classes, coloured by the share of filters both would choose.",
-        "Near 1, the class hardly matters to the choice.",
+        "A square of classes against classes, coloured from 0 to 1 by the overlap of the filters "
+        "each would choose, the number in each cell; two random choices marked on the scale.",
+        "Near 1, the class hardly matters to the choice; at the mark, two classes agree no more "
+        "than chance.",
     ),
     "class_map_correlation": Shown(
         "Are class maps different?",
-        "A square of classes against classes, coloured by the correlation of their mean maps.",
-        "Near 1, all classes are looked at in the same place. Look at the scale before comparing.",
+        "A square of classes against classes, coloured from 0 to 1 by the correlation of their "
+        "mean maps, the number in each cell.",
+        "Near 1, all classes are looked at in the same place; 0 would be unrelated.",
     ),
     "best_and_worst": Shown(
         "The filters chosen first and last",
-        "A line for each class: its class map, then the pictures of the filters most like it and "
-        "least like it.",
-        "What the ranking compares: a class map, and the filters most and least like it.",
+        "A line for each class: its class map, then the heat maps of the filters most like it and "
+        "least like it, then the pictures of the first and the last of them.",
+        "What the ranking compares: a class map, and the filters most and least like it. The "
+        "heading says how alike one filter's picture is when made again from other noise.",
     ),
     "scores": Shown(
         "Scores of one layer",
@@ -130,13 +137,14 @@ FIGURES = {  # in the order of the study's questions
     ),
     "saliency_gallery": Shown(
         "Where the network looks",
-        "A line for each class: an image, its FullGrad map, both laid over each other, two other "
-        "kinds of map, and the mean map of the class.",
+        "A line for each class: an image, its FullGrad map, the map as colour on the image in "
+        "grey, two other kinds of map, and the mean map of the class.",
         "Maps of single images follow the object loosely; their mean is a bright centre.",
     ),
     "filter_grid": Shown(
         "What filters look for",
-        "Small pictures in lines by layer: the images that raise single filters most.",
+        "Small pictures in lines by layer: the images that raise single filters most; beside each "
+        "line, how far a picture made from other noise correlates with it.",
         "Early layers show colours and edges, deep ones texture that is hard to tell from noise.",
     ),
     "learning_curves": Shown(
@@ -227,10 +235,12 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def _picture(path: Path, name: str, shown: Shown, says: str) -> Picture:
-    """The SVG beside a PNG if there is one and it is small, else the PNG; sizes are the PNG's."""
+    """The SVG beside a PNG if there is one and it is small, else the PNG; sizes are the PNG's, as
+    if it had 100 pixels an inch."""
     vector = path.with_suffix(".svg")
     with Image.open(path) as image:
-        width, height = image.size
+        scale = 100 / round(image.info.get("dpi", (100, 100))[0])
+        width, height = (round(scale * side) for side in image.size)
     small = vector.exists() and vector.stat().st_size <= SVG_AT_MOST
     file, kind = (vector, "image/svg+xml") if small else (path, "image/png")
     src = data_uri(file.read_bytes(), kind)

@@ -66,7 +66,8 @@ class Session:
         written = figures.save(figure, self.results / "figures", name, svg)
         for path in written:
             self._note(path)
-        return Image(filename=next(p for p in written if p.suffix == ".png"))
+        path = next(p for p in written if p.suffix == ".png")
+        return Image(filename=path, width=100 * figure.get_figwidth())
 
     def read(self, name: str) -> pd.DataFrame:
         """A table an earlier notebook wrote; FileNotFoundError says which notebook to run."""
