@@ -97,6 +97,7 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
     for attempt in (1, 2, 3):
         try:
             with _told_of_interruption(), _sockets() as talk:
+                talk.NotebookClient.store_widget_state = False  # nobody can move them there
                 papermill.execute_notebook(
                     str(ROOT / "notebooks" / f"{notebook}.ipynb"),
                     str(folder / "notebook.ipynb"),
