@@ -128,7 +128,7 @@ def test_a_second_call_does_nothing_and_imports_no_torch(smoke):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and "all 6 notebooks are current" in done.stdout
+    assert done.returncode == 0 and "all 7 notebooks are current" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in smoke.rglob("*")} == before
 
 
@@ -139,15 +139,15 @@ def test_a_missing_output_a_changed_table_or_a_new_row_makes_its_notebook_stale(
     monkeypatch.setenv("RESULTS", str(tmp_path))
     profile, last = load("smoke"), session.NOTEBOOKS[-1]
     current = lambda: [session.is_current(n, profile) for n in session.NOTEBOOKS]  # noqa: E731
-    assert current() == [True] * 6
+    assert current() == [True] * 7
     assert not session.is_current(last, load("smoke", seeds="1"))
     claims = tmp_path / "smoke/tables/claims.csv"
     text = claims.read_text()
     claims.write_text(text + "x")
-    assert current() == [True] * 4 + [False, True]
+    assert current() == [True] * 5 + [False, True]
     claims.write_text(text)
     (tmp_path / "smoke/runs/run/new.meta.json").write_text("{}")
-    assert current() == [True, True, True, False, False, False]
+    assert current() == [True] * 4 + [False] * 3
 
 
 def test_a_report_or_an_executed_notebook_that_is_not_whole_is_made_again(
@@ -175,10 +175,10 @@ def test_a_report_or_an_executed_notebook_that_is_not_whole_is_made_again(
     current = lambda: [session.is_current(n, profile) for n in session.NOTEBOOKS]  # noqa: E731
     executed = tmp_path / "smoke" / session.NOTEBOOKS[4] / "notebook.ipynb"
     executed.write_text(executed.read_text().replace("verdict", "", 1))
-    assert current() == [True] * 4 + [False]
-    manifest = session.manifest_path(tmp_path / "smoke", session.NOTEBOOKS[4])
-    session.note_executed(tmp_path / "smoke", session.NOTEBOOKS[4])
-    assert current() == [True] * 5 and not notebooks.report_is_current(profile)
+    assert current() == [True] * 5 + [False]
+    manifest = session.manifest_path(tmp_path / "smoke", session.NOTEBOOKS[5])
+    session.note_executed(tmp_path / "smoke", session.NOTEBOOKS[5])
+    assert current() == [True] * 6 and not notebooks.report_is_current(profile)
     plain = json.loads(manifest.read_text())
     del plain["executed"]
     manifest.write_text(json.dumps(plain))

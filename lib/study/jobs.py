@@ -13,6 +13,7 @@ from lib.kernels import recorder, use_triton
 from lib.precision import default_device, resolve_precision
 from lib.study import engine, examined  # noqa: F401  (its products enter the table)
 from lib.study.arms import is_reference
+from lib.study.engine.progress import watching
 from lib.study.products import PRODUCTS, store, task1
 from lib.study.profile import Profile
 from lib.study.runs import arm_named, run, run_key
@@ -94,7 +95,8 @@ def fulfil(
         if todo := jobs(profile, kind, show):
             engine.say(_paths(profile))
             log = results_dir(profile.name) / "log.txt"
-            engine.side_by_side(todo, partial(do, profile=profile), log, workers)
+            with watching(len(todo), kind.replace("_", " ")):
+                engine.side_by_side(todo, partial(do, profile=profile), log, workers)
 
 
 def _paths(profile: Profile) -> str:
