@@ -32,6 +32,10 @@ BESIDE = {  # choices that every other is compared with
 SIDE = 7  # filters shown as the most and as the least alike
 ACROSS = 32  # filters in a line of the mosaic
 FIRST, LAST, WIDE = 2.3, 10.5, 18.2  # where the first and the last filters start, and the width
+WHAT_IS_SHOWN = (
+    "above: the image that raises the filter most; below: its heat map, which is compared with the "
+    "class map"
+)
 NOT_LIVE = (
     "(The controls are for a live notebook; nobody looks on here. The picture below is one they "
     "draw.)"
@@ -110,12 +114,12 @@ def about_choice(
     """Sentences: what is frozen, with what that overlaps, what became of this arm."""
     masks = show.choice(ranking, fraction)
     here, label = masks[layer], show.labels[ranking]
-    counts = [sum(int(f(m)) for m in masks.values()) for f in (sum, len)]
+    frozen, filters = (sum(map(f, masks.values())) for f in (lambda m: int(m.sum()), len))
     others = [(v, said) for said, v in overlaps(show, ranking, fraction).items()]
     shared = [f"{v:.2f} with {said}" for v, said in others if said != BESIDE.get(ranking)]
     return [
-        f"{label} at {fraction:.0%} freezes {int(sum(here))} of {len(here)} filters of {layer}, "
-        f"{counts[0]:,} of {counts[1]:,} in all layers.",
+        f"{label} at {fraction:.0%} freezes {int(here.sum())} of {len(here)} filters of {layer}, "
+        f"{frozen:,} of {filters:,} in all layers.",
         f"Overlap (IoU, all layers): {', '.join(shared)}; two random choices share "
         f"{fraction / (2 - fraction):.2f}.",
         about_arm(show, record, ranking, fraction),
@@ -164,28 +168,21 @@ def draw_choice(show, name: str, layer: str, ranking: str, fraction: float) -> F
     """A class's example and map; the layer's first and last filters by the ranking, as pictures and
     as heat maps; all filters of the layer in this order. Frozen ones are framed."""
     figures.use_style_once()
-    ranked, heat = order(show, name, layer, ranking), np.asarray(show.evidence.heat[layer])
-    frozen = np.asarray(show.choice(ranking, fraction)[layer])
     figure = Figure(figsize=(9.4, 4.1), layout="none")
-    ax = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-    _draw_ends(ax, show, name, layer, ranked, frozen)
-    label, c = show.labels[ranking], show.classes.index(name)
+    ax, c = figure.add_axes((0.01, 0.01, 0.98, 0.98)), show.classes.index(name)
+    ranked = order(show, name, layer, ranking)
+    frozen = np.asarray(show.choice(ranking, fraction)[layer])
     _put(ax, show.evidence.task.x[c], 0, 0.4, 1.7, above=name)
     _put(ax, show.evidence.maps[c], 0, 2.6, 1.7, above="its class map")
-    said = f"first filters of {layer} by {label}"
-    ax.text(FIRST, 0.3, said, fontsize=9), ax.text(LAST, 0.3, "last filters", fontsize=9)
-    tiles = mosaic(heat[ranked], frozen[ranked])
-    width = WIDE * min(1, len(ranked) / (ACROSS / 2))
-    tall = width * len(tiles) / tiles.shape[1]
-    ax.imshow(tiles, extent=(0, width, 5.2 + tall, 5.2))
-    said = f"all {len(ranked)} of this layer, first to last; framed: frozen ({frozen.sum()})"
-    ax.text(0, 5.0, f"{said}, pale: free", fontsize=9)
-    ax.set(xlim=(-0.1, WIDE + 0.1), ylim=(7.7, -0.3))
+    _draw_ends(ax, show, layer, ranked, frozen)
+    ax.text(FIRST, 0.3, f"first filters of {layer} by {show.labels[ranking]}", fontsize=9)
+    foot = _draw_all(ax, np.asarray(show.evidence.heat[layer])[ranked], frozen[ranked])
+    ax.set(xlim=(-0.1, WIDE + 0.1), ylim=(max(7.7, foot), -0.3))
     ax.axis("off")
     return figure
 
 
-def _draw_ends(ax, show, name: str, layer: str, ranked: np.ndarray, frozen: np.ndarray) -> None:
+def _draw_ends(ax, show, layer: str, ranked: np.ndarray, frozen: np.ndarray) -> None:
     """Both ends of the order: pictures in the upper line, heat maps in the lower."""
     side = min(SIDE, len(ranked) // 2)
     for start, part in ((FIRST, ranked[:side]), (LAST, ranked[len(ranked) - side :])):
@@ -194,13 +191,19 @@ def _draw_ends(ax, show, name: str, layer: str, ranked: np.ndarray, frozen: np.n
             _put(ax, show.pictures[layer][f], x, 0.5, 1, frozen[f])
             _put(ax, show.evidence.heat[layer][f], x, 2.0, 1, frozen[f])
             ax.text(x + 0.5, 3.35, f, ha="center", fontsize=8)
-    ax.text(
-        FIRST,
-        3.9,
-        "above: the image that raises the filter most; below: its heat map, which "
-        "is compared with the class map",
-        fontsize=8,
-    )
+    ax.text(LAST, 0.3, "last filters", fontsize=9)
+    ax.text(FIRST, 3.9, WHAT_IS_SHOWN, fontsize=8)
+
+
+def _draw_all(ax, heat_fhw: np.ndarray, frozen_f: np.ndarray) -> float:
+    """All filters of the layer; returns where they end."""
+    tiles, top = mosaic(heat_fhw, frozen_f), 5.2
+    width = WIDE * min(1, len(heat_fhw) / (ACROSS / 2))
+    foot = top + width * len(tiles) / tiles.shape[1]
+    ax.imshow(tiles, extent=(0, width, foot, top))
+    said = f"all {len(heat_fhw)} of this layer, first to last"
+    ax.text(0, 5.0, f"{said}; framed: frozen ({frozen_f.sum()}), pale: free", fontsize=9)
+    return foot
 
 
 def _put(ax, image, x: float, y: float, size: float, framed: bool = False, above: str = "") -> None:
