@@ -325,7 +325,8 @@ class Panel:
         say: Callable[..., list[str]],
     ):
         self.controls, self._draw, self._say = controls, draw, say
-        self.words, self.picture = widgets.HTML(), widgets.Image(format="png")
+        self.words, as_it_is = widgets.HTML(), widgets.Layout(align_self="flex-start")
+        self.picture = widgets.Image(format="png", layout=as_it_is)  # not drawn out to the width
         for control in controls.values():
             control.observe(self._moved, names="value")
         row = widgets.HBox([*controls.values()], layout=widgets.Layout(flex_flow="row wrap"))
