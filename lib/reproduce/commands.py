@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from lib.reproduce import notebooks, plan, record, report, verify
 from lib.study.profile import ROOT, Profile, load
-from lib.study.store import holding, remove, results_dir, rows, write_atomically
+from lib.study.store import SHOWCASE, holding, remove, results_dir, rows, write_atomically
 
 MARK = re.compile(r"<!-- (/?)(results|costs|speed) -->")
 
@@ -57,6 +57,18 @@ def readme(profile: Profile, arguments: argparse.Namespace) -> None:
     print("README.md: results, costs and speed written from the published tables")
 
 
+def showcase(profile: Profile, arguments: argparse.Namespace) -> None:
+    """Write the showcase of notebook 00 (results/published/showcase) from the products of one
+    seed, the first that is named."""
+    from lib.study.showcase import make
+
+    about = make(profile, profile.seed_list[0])
+    size = sum(path.stat().st_size for path in SHOWCASE.iterdir())
+    print(f"showcase: {profile.name}, seed {about['seed']}, {size / 1e6:.1f} MB in {SHOWCASE}")
+    for name, value in about["accuracy"]["record"].items():
+        print(f"{name}: {about['accuracy']['half precision'][name]} here, {value} in the record")
+
+
 def clean(profile: Profile, arguments: argparse.Namespace) -> None:
     """Remove a profile's own results, wherever $RESULTS puts them; the record stays."""
     folder = results_dir(profile.name)
@@ -78,6 +90,7 @@ COMMANDS = {
     "figures": redraw,
     "report": report.report,
     "readme": readme,
+    "showcase": showcase,
     "clean": clean,
 }
 
@@ -103,4 +116,5 @@ def obey(arguments: Sequence[str] | None = None) -> None:
     if given.engine:
         os.environ["ENGINE"] = given.engine
     os.environ["PYTHONUNBUFFERED"] = "1"
+    os.environ["HEADLESS"] = "1"  # notebooks get lines and pictures, not bars and controls
     COMMANDS[given.command](load(given.profile, given.seeds, given.data), given)

@@ -6,9 +6,10 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lib.report.session import (
@@ -96,7 +97,9 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
     }
     for attempt in (1, 2, 3):
         try:
-            with _told_of_interruption(), _sockets() as talk:
+            log = results / "log.txt"
+            with _told_of_interruption(), _sockets() as talk, _following(log):
+                talk.NotebookClient.store_widget_state = False  # nobody can move them there
                 papermill.execute_notebook(
                     str(ROOT / "notebooks" / f"{notebook}.ipynb"),
                     str(folder / "notebook.ipynb"),
@@ -152,6 +155,36 @@ def _sockets() -> Iterator:
     prefix = f"kernel-{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as sockets:
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}})
+
+
+@contextmanager
+def _following(log: Path) -> Iterator[None]:
+    """What is written to the log inside is printed too, without its times: a notebook that nobody
+    looks at keeps no line of its jobs."""
+    place, over = log.stat().st_size if log.exists() else 0, threading.Event()
+
+    def pass_on() -> None:
+        nonlocal place
+        with suppress(FileNotFoundError), open(log, "rb") as file:
+            file.seek(place)
+            new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            place += len(whole)
+            for line in whole.decode(errors="replace").splitlines():
+                print(line[len("2026-01-31 12:00:00 ") :], flush=True)
+
+    def follow() -> None:
+        while not over.wait(0.5):
+            pass_on()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        pass_on()
 
 
 @contextmanager

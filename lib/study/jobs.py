@@ -15,6 +15,7 @@ from lib.kernels import recorder, use_triton
 from lib.precision import default_device, resolve_precision
 from lib.study import engine, examined  # noqa: F401  (its products enter the table)
 from lib.study.arms import is_reference
+from lib.study.engine.progress import watching
 from lib.study.materials import images, receive_images
 from lib.study.products import PRODUCTS, store, task1
 from lib.study.profile import Profile
@@ -130,7 +131,8 @@ def fulfil(
             if engine.chosen() == "local":
                 engine.say(_paths(profile))
             log = results_dir(profile.name) / "log.txt"
-            engine.side_by_side(todo, Making(profile), log, workers)
+            with watching(len(todo), kind.replace("_", " ")):
+                engine.side_by_side(todo, Making(profile), log, workers)
 
 
 def _paths(profile: Profile) -> str:

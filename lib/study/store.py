@@ -47,6 +47,10 @@ LIBRARIES = (
 )
 
 
+# one trained seed to look at, shipped with the project (see `lib.study.showcase`)
+SHOWCASE = ROOT / "results/published/showcase"
+
+
 def results_dir(profile: str) -> Path:
     """The folder of a profile's results: under $RESULTS if set, else under results/."""
     return Path(os.environ.get("RESULTS") or ROOT / "results") / profile

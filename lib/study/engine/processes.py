@@ -21,6 +21,8 @@ from typing import Any
 import torch
 
 from lib.study.command import KEPT, explain
+from lib.study.engine.progress import duration as _duration
+from lib.study.engine.progress import show
 
 KEEP_MEMORY = ":".join(
     f"glibc.malloc.{k}"
@@ -143,7 +145,7 @@ def side_by_side(
     with open(log, "a") as file, engine(todo, do, log.parent, workers) as (waiting, lines):
 
         def tell(line: str) -> None:
-            print(line, flush=True)
+            show(line)
             with suppress(OSError):  # on a full disk the job itself says so, better
                 print(time.strftime("%F %T"), line, file=file, flush=True)
 
@@ -186,7 +188,3 @@ def _result(future: Future, job: Any, folder: Path) -> None:
         if isinstance(error, OSError) and not error.filename:
             error.filename = str(folder)
         raise RuntimeError(f"{job}: {explain(error)}") from None
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
