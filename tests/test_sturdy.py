@@ -382,12 +382,12 @@ def test_a_manifest_that_is_none_is_made_again(text, tmp_path):
     assert session.read_manifest(tmp_path, notebook) is None
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": [1]}'])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": [1]}', '{"cells": []}', "\xff"])
 def test_a_broken_notebook_is_named(text, tmp_path):
     path = tmp_path / "01.ipynb"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin1"))
     with pytest.raises(ValueError, match="01.ipynb: not a notebook .*git checkout"):
-        session._cells(path)
+        session.cells(path)
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
@@ -577,6 +577,39 @@ def test_an_old_python_is_told_what_to_do(monkeypatch, capsys):
     monkeypatch.setattr(sys, "version_info", (3, 10, 4))
     assert in_one_sentence(lambda: None) == 1
     assert "too old: expected 3.11 or newer; name one by PYTHON=" in capsys.readouterr().err
+
+
+# --- make -----------------------------------------------------------------------------------------
+
+OLD_PYTHON = "#!/bin/sh\ncase $1 in --version) echo Python 2.7.18 >&2;; *) exit 1;; esac\n"
+GIVEN_TO_MAKE = {  # what is given -> words of the sentence
+    "quotes and backticks": (
+        {"PROFILE": "a\"b`touch {tmp}/x`'c"},
+        ["no profile 'a\"b`touch", "expected one"],
+    ),
+    "a word more": ({"PROFILE": "quick smoke"}, ["no profile 'quick smoke'", "expected one of"]),
+    "seeds apart": ({"PROFILE": "smoke", "SEEDS": "1, x"}, ["seeds '1, x'", "such as 1-5"]),
+    "no such Python": ({"PYTHON": "nosuch"}, ["no program nosuch", "PYTHON="]),
+    "an old Python": ({"PYTHON": "{tmp}/old"}, ["Python 2.7.18 is too old", "3.11 or newer"]),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN_TO_MAKE)
+def test_what_is_given_to_make_reaches_the_command_as_it_is(name, tmp_path):
+    (tmp_path / "old").write_text(OLD_PYTHON)
+    (tmp_path / "old").chmod(0o755)
+    given, words = GIVEN_TO_MAKE[name]
+    given = {"PYTHON": sys.executable, "RESULTS": str(tmp_path / "results"), **given}
+    done = subprocess.run(
+        ["make", "-s", "reproduce", *(f"{k}={v.format(tmp=tmp_path)}" for k, v in given.items())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    error = done.stderr.partition("\nmake: ")[0]
+    assert done.returncode == 2 and error.startswith("error: ") and "\n" not in error, done.stderr
+    assert all(word in error for word in words), error
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
 
 
 # --- other systems --------------------------------------------------------------------------------

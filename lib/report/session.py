@@ -161,7 +161,7 @@ def inputs(notebook: str, profile: Profile) -> dict[str, str]:
     torch."""
     results, place = results_dir(profile.name), NOTEBOOKS.index(notebook)
     found = {
-        "notebook": digest(_cells(ROOT / "notebooks" / f"{notebook}.ipynb")),
+        "notebook": digest(cells(source_of(notebook))),
         "code": code_hash(),
         "profile": digest(profile.model_dump()),
         "science": digest(SCIENCE),
@@ -175,10 +175,17 @@ def inputs(notebook: str, profile: Profile) -> dict[str, str]:
     return found
 
 
-def _cells(path: Path) -> list:
-    """The text of a notebook's cells."""
+def source_of(notebook: str) -> Path:
+    """Where a notebook's source lies."""
+    return ROOT / "notebooks" / f"{notebook}.ipynb"
+
+
+def cells(path: Path) -> list:
+    """The text of a notebook's cells; ValueError names a file that is none."""
     try:
-        return [cell["source"] for cell in json.loads(path.read_text())["cells"]]
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook["nbformat"], notebook["metadata"]
+        return [cell["source"] for cell in notebook["cells"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a notebook ({type(error).__name__}: {error}); take the committed file "

@@ -67,20 +67,28 @@ JSON = FileType(
 )
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system inside names this path: a full disk names no file of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` on a temporary name beside `path`, flush it to disk, rename: a reader sees all
     of it or nothing."""
     temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # a full disk names no file of its own
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -172,9 +180,10 @@ def holding(folder: Path, wait: bool = True) -> Iterator[None]:
                 raise RuntimeError(f"{who}: expected it to be at rest; wait for it, or end it")
             print(f"{who}: waiting for it to end", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with naming(lock):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 
