@@ -14,7 +14,7 @@ PYTHON = .venv/bin/python
 ready = .venv/ready
 endif
 
-.PHONY: able help setup reproduce tune compare record publish restore figures report readme verify test bench trace lab clean
+.PHONY: able help setup reproduce tune compare record publish restore figures report readme verify test torture bench trace lab clean
 help:            ## this list
 	@echo "usage: make TARGET [PROFILE=quick|compact|compact_two_heads|paper|paper_batch_norm|paper_two_heads] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ verify: $(ready) ## does the published record follow from its rows by today's co
 
 test: $(ready)   ## unit tests, and the smoke profile through papermill once (SLOW=1: the long ones too)
 	@$(PYTHON) -m pytest -n $(or $(JOBS),2) --dist loadfile
+
+torture: $(ready) ## kills at random moments, a full disk, damaged products, bad inputs: about fifteen minutes, ends with a table
+	@$(PYTHON) -m tests.torture $(if $(ONLY),--only "$$ONLY")
 
 bench: $(ready)  ## speed against the plain baselines in bench/ (SECTION=train|freeze|filters|fullgrad|scores|...)
 	@$(PYTHON) -m bench $(if $(SECTION),--section "$$SECTION")

@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
-def _tiny_arrays(classes=4, per_class=40, size=32, seed=0):
+def coarse_patterns(classes=4, per_class=40, size=32, seed=0):
     """Each class is a coarse pattern of its own plus noise; a quarter as many images for
     testing."""
     rng = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ def _tiny_arrays(classes=4, per_class=40, size=32, seed=0):
 def tiny_arrays():
     """tiny_arrays(classes=4, per_class=40, size=32, seed=0) -> {x_train (N, H, W, 3), y_train,
     x_test, y_test}."""
-    return _tiny_arrays
+    return coarse_patterns
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def tiny_npz():
     the path as text."""
 
     def write(path, **options):
-        np.savez(path, **_tiny_arrays(**options))
+        np.savez(path, **coarse_patterns(**options))
         return str(path)
 
     return write

@@ -189,10 +189,11 @@ def holding(folder: Path, wait: bool = True) -> Iterator[None]:
 
 def _taken(file) -> bool:
     """Lock an open file if nobody else has."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    with naming(Path(file.name)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
 
 
