@@ -229,9 +229,10 @@ def provenance() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about ROOT, or None; variables that point it elsewhere do not count."""
+    """What git says about ROOT, or None; variables that point it elsewhere do not count. A checkout
+    of another user's (a shared one, read-only) is trusted as its code is, which runs here."""
     own = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE")}
-    command = ["git", "-C", str(ROOT), *arguments]
+    command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=own)
     except OSError:  # no git
