@@ -22,6 +22,7 @@ def redraw(profile: Profile, arguments: argparse.Namespace) -> None:
     manifests say."""
     from lib.report import figures
 
+    _check_style(arguments.style)
     figures.use_style(arguments.style)
     drawn = figures.from_tables(lambda name: rows(profile.name, name))
     if not drawn:
@@ -35,6 +36,16 @@ def redraw(profile: Profile, arguments: argparse.Namespace) -> None:
     for name, figure in drawn.items():
         figures.save(figure, folder, name)
     print(f"drew {', '.join(drawn)} in {folder}")
+
+
+def _check_style(style: str | None) -> None:
+    from matplotlib.style import available
+
+    if style and style not in available and not os.path.isfile(style):
+        raise ValueError(
+            f"no style {style!r}: expected the path of a matplotlib style file, or one of "
+            f"{', '.join(s for s in available if not s.startswith('_'))}; name one by STYLE="
+        )
 
 
 def readme(profile: Profile, arguments: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ def _work(arguments: Sequence[str] | None) -> None:
     from lib.study.inputs import check  # torch and all: inside, so that its absence is told
     from lib.study.jobs import complete
     from lib.study.profile import load, parse_seeds
+    from lib.study.store import results_dir, sweep
     from lib.study.tables import collect
 
     parser = argparse.ArgumentParser(prog="python -m lib.study", description=__doc__)
@@ -44,6 +45,7 @@ def _work(arguments: Sequence[str] | None) -> None:
     seeds = _dealt(parse_seeds(given.seeds or load(given.profile).seeds), given.shard)
     profile = load(given.profile, ",".join(map(str, seeds)), given.data)
     check(profile, given.workers)
+    sweep(results_dir(profile.name))
     complete(profile, workers=given.workers)
     rows = len(collect(profile)["runs"])
     print(json.dumps({"profile": profile.name, "seeds": seeds, "rows": rows}))

@@ -321,7 +321,11 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
         raise ValueError(f"{path}: the key {odd[0]!r} is no text; expected names of sections")
     if "extends" not in given:
         return given
-    base = _read(_path(given.pop("extends")), (*above, path))
+    try:
+        below = _path(given.pop("extends"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}, extends: {error}") from None
+    base = _read(below, (*above, path))
     base["arms"] = [*(base.get("arms") or []), *(given.pop("more_arms", None) or [])]
     for key, value in given.items():
         merge = isinstance(value, dict) and isinstance(base.get(key), dict)
