@@ -132,6 +132,12 @@ def gained(acc2, acc2_before):
     return acc2 - acc2_before
 
 
+def in_common(iou):
+    """The share of filters that are the same in two choices of equally many, from their overlap
+    (IoU): both / either = iou, so both / count = 2 iou / (1 + iou). In [0, 1]."""
+    return 2 * iou / (1 + iou)
+
+
 # --- intervals and tests --------------------------------------------------------------------------
 
 
@@ -273,6 +279,18 @@ def curve_distances(curves_a: Mapping, curves_b: Mapping) -> pd.Series:
         else pd.Index([], name="seed")
     )
     return pd.Series(list(found.values()), index, dtype=float).groupby("seed").mean()
+
+
+def heights(
+    runs: pd.DataFrame, trajectory: pd.DataFrame, control: str = "interpolation"
+) -> dict[str, pd.Series]:
+    """arm -> its height in acc1 over a control that fine-tuning recorded (the straight line of
+    weights) at equal acc2, one number for each seed; seeds whose acc2 the control does not reach
+    are left out. Arms that start from no checkpoint have none."""
+    rows = rows_of(runs, FINE_TUNE, trajectory)
+    lines = curves(rows[rows["control"] == control], "task2", "task1") if len(rows) else {}
+    arms = {arm: curves(part, "acc2", "acc1") for arm, part in runs.groupby("arm", sort=False)}
+    return {arm: curve_distances(points, lines).dropna() for arm, points in arms.items()}
 
 
 def doses(runs: pd.DataFrame, arm: Mapping, column: str) -> pd.DataFrame:
