@@ -273,8 +273,8 @@ def page(
     claims, runs, compared = _claims(read), table["runs"], _or_empty(read, "paper_tables")
     shown, code, data = pictures(folder, name), _only(runs, "setting"), _only(runs, "data")
     uses = (
-        answers.uses(table["arms"], table["summary"], table["timing"])
-        if all(len(table[t]) for t in ("summary", "timing", "arms"))
+        answers.uses(**table, trajectory=_or_empty(read, "trajectory"))
+        if all(map(len, table.values()))
         else []
     )
     seeds = runs["seed"].nunique() if len(runs) else 0
@@ -364,12 +364,14 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
     for setting in settings:
         read = reads[setting.name]
         table = {t: _or_empty(read, t) for t in ("arms", "summary", "timing")}
-        uses = answers.uses(**table) if all(map(len, table.values())) else []
+        more = {"runs": runs[setting.name], "trajectory": _or_empty(read, "trajectory")}
+        uses = answers.uses(**table, **more) if all(map(len, table.values())) else []
         found = answers.main_claims(claims.get(setting.name, pd.DataFrame()))
         lines.append(
             {
                 **setting._asdict(),
                 "code": _only(runs[setting.name], "setting"),
+                "short": answers.in_short(claims.get(setting.name, pd.DataFrame())),
                 "main": [(share, answers.verdict_of(row)) for share, row in found],
                 "advice": answers.advice(uses),
                 "made": answers.how_made(table["timing"]),
