@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from lib.report import answers, figures, paper
+from lib.report import answers, figures, paper, power, readings
 from lib.report.statistics import by_seed, checkpoints
 from lib.report.words import answer, arm_table, headline, plain, spread
 from lib.study.profile import Profile
@@ -49,6 +49,12 @@ FIGURES = {  # in the order of the study's questions
         "freezing and fine-tuning, with the share frozen at each mark.",
         "An arm helps if it lies above the others at equal accuracy on task 2, fine-tuning's own "
         "path and the straight line of weights among them.",
+    ),
+    "readings": Shown(
+        "Which reading of the paper, if any?",
+        "Above, a rising row of marks, one for each reading of the paper, with a dot for each seed "
+        "and a grey band of one point around zero; below, what each reading chooses.",
+        "A choice that mattered would have its marks below gathered at one end.",
     ),
     "retained": Shown(
         "What is retained",
@@ -255,7 +261,7 @@ def pictures(folder: Path, name: str) -> dict[str, Picture]:
     says, there = answers.conclusions(read), {p.stem: p for p in folder.glob("figures/*.png")}
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            drawn = figures.from_tables(read)
+            drawn = figures.from_tables(read) | readings.from_tables(read)
         except FileNotFoundError:  # an older record, without names: it has its figures on disk
             drawn = {}
         if "forest" in drawn:
@@ -283,8 +289,8 @@ def page(
     claims, runs, compared = _claims(read), table["runs"], _or_empty(read, "paper_tables")
     shown, code, data = pictures(folder, name), _only(runs, "setting"), _only(runs, "data")
     uses = (
-        answers.uses(table["arms"], table["summary"], table["timing"])
-        if all(len(table[t]) for t in ("summary", "timing", "arms"))
+        answers.uses(**table, trajectory=_or_empty(read, "trajectory"))
+        if all(map(len, table.values()))
         else []
     )
     seeds = runs["seed"].nunique() if len(runs) else 0
@@ -321,6 +327,7 @@ def page(
         half_width=f"{196 * (0.25 / images) ** 0.5:.0f}" if images else "",
         duplicates=len(_or_empty(read, "duplicates")),
         no_room=any(kind == "no" for kind in map(answers.kind_of, claims.get("verdict", []))),
+        power=power.sentence(power.table(runs)) if len(runs) else "",
         made=([("data", data)] if data else []) + answers.how_made(table["timing"]),
         downloads=_downloads(folder),
         notebooks=notebooks or {},
@@ -374,12 +381,14 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
     for setting in settings:
         read = reads[setting.name]
         table = {t: _or_empty(read, t) for t in ("arms", "summary", "timing")}
-        uses = answers.uses(**table) if all(map(len, table.values())) else []
+        more = {"runs": runs[setting.name], "trajectory": _or_empty(read, "trajectory")}
+        uses = answers.uses(**table, **more) if all(map(len, table.values())) else []
         found = answers.main_claims(claims.get(setting.name, pd.DataFrame()))
         lines.append(
             {
                 **setting._asdict(),
                 "code": _only(runs[setting.name], "setting"),
+                "short": answers.in_short(claims.get(setting.name, pd.DataFrame())),
                 "main": [(share, answers.verdict_of(row)) for share, row in found],
                 "advice": answers.advice(uses),
                 "made": answers.how_made(table["timing"]),
@@ -402,6 +411,7 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
             "made": "How it was made",
             "glossary": "Words",
         },
+        near=paper.nearest(paper.nearness(runs)),
         sentences=answers.answer_over({n: t for n, t in claims.items() if n in alike}),
         pictures=shown,
         rest=planes,
