@@ -1,5 +1,4 @@
-"""The report as HTML, one file that holds its pictures, and the generated parts of README.md; both
-from tables and figures on disk. No torch.
+"""The report as HTML, one file that holds its pictures, from tables and figures on disk. No torch.
 
     page(results_dir("compact"), "compact, one head")            # one profile
     overview([Setting(folder, name, about, "compact.html"), ...])
@@ -14,12 +13,11 @@ from typing import NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lib.report import answers, figures, paper, power, readings
-from lib.report.statistics import by_seed, checkpoints
-from lib.report.words import answer, arm_table, headline, plain, spread
-from lib.study.profile import Profile
+from lib.study.profile import ROOT, Profile, load
 
 # --- the page -------------------------------------------------------------------------------------
 
@@ -208,10 +206,52 @@ class Setting(NamedTuple):
     href: str = ""
 
 
+# the settings the study is about, in this order; others follow them
+SHOWN = ("compact", "compact_two_heads", "paper", "paper_batch_norm", "paper_two_heads")
+
+
+def published_settings(published: Path) -> tuple[list[Setting], list[str]]:
+    """The published profiles that have tables, those of the study first; and what those are called
+    that are recorded in part and have none yet."""
+    names = [path.parent.name for path in published.glob("*/runs")]
+    names = [*(n for n in SHOWN if n in names), *sorted(set(names) - set(SHOWN))]
+    profiles = [load(name) for name in names if (ROOT / f"profiles/{name}.yaml").exists()]
+    ready = [p for p in profiles if (published / p.name / "tables/runs.csv").exists()]
+    found = [Setting(published / p.name, name_of(p), p.about, f"{p.name}.html") for p in ready]
+    return found, [name_of(p) for p in profiles if p not in ready]
+
+
+def alike(settings: Sequence[Setting]) -> list[Setting]:
+    """Those whose runs are of the first one's data: other data have another spread, on which the
+    rest would not be seen."""
+    data = {s.name: _only(_or_empty(reader(s.folder), "runs"), "data") for s in settings}
+    first = next(filter(None, data.values()), None)
+    return [s for s in settings if first and data[s.name] == first]
+
+
+def answer_over(settings: Sequence[Setting]) -> list[str]:
+    """The answer over several settings, in three sentences."""
+    claims = {s.name: _claims(reader(s.folder)) for s in settings}
+    return answers.answer_over({name: table for name, table in claims.items() if len(table)})
+
+
+def common_forest(settings: Sequence[Setting]) -> tuple[Figure, str] | None:
+    """The forest over several settings, by name, and what it tells; None if none of them has both
+    arms."""
+    runs = {s.name: _or_empty(reader(s.folder), "runs") for s in settings}
+    both = pd.concat(runs.values()) if runs else pd.DataFrame()
+    if both.empty or figures.chance_differences(both).empty:
+        return None
+    names = {table["profile"].iloc[0]: name for name, table in runs.items()}
+    return figures.forest(both, names), answers.of_forest(both)
+
+
 def name_of(profile: Profile) -> str:
     """What a setting is called: `paper, one head`, `paper with batch norm, one head`."""
     words = profile.name.removesuffix("_two_heads").replace("_batch_norm", " with batch norm")
-    heads = "one head" if profile.network.heads == "shared" else "two heads"
+    tasks = len(profile.data.classes) if profile.data.classes else profile.data.draw.tasks
+    own = "two heads" if tasks == 2 else "one head for each task"
+    heads = "one head" if profile.network.heads == "shared" else own
     return f"{words.replace('_', ' ')}, {heads}"
 
 
@@ -362,33 +402,30 @@ def _downloads(folder: Path) -> list[dict]:
 
 def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
     """One self-contained HTML page over several settings. waiting: names of settings that are
-    recorded in part and have no tables yet. The forest is over the settings that share the first
-    one's data: other data have another spread, on which the rest would not be seen."""
+    recorded in part and have no tables yet. Answer and forest are over the settings that share the
+    first one's data."""
     figures.use_style()
     reads = {s.name: reader(s.folder) for s in settings}
     claims = {name: _claims(read) for name, read in reads.items()}
-    claims = {name: table for name, table in claims.items() if len(table)}
     runs = {name: _or_empty(read, "runs") for name, read in reads.items()}
     data = list(dict.fromkeys(_only(table, "data") for table in runs.values() if len(table)))
-    alike = {name for name, table in runs.items() if data and _only(table, "data") == data[0]}
     own = {s.name: pictures(s.folder, s.name) for s in settings}
     first = next((shown for shown in own.values() if "saliency_gallery" in shown), {})
     shown = {name: first[name] for name in FIRST[1:] if name in first}
-    forest = _common_forest({name: runs[name] for name in runs if name in alike})
-    if forest:
-        shown["forest"] = forest
+    if found := common_forest(alike(settings)):
+        shown["forest"] = _drawn(*found)
     lines = []
     for setting in settings:
         read = reads[setting.name]
         table = {t: _or_empty(read, t) for t in ("arms", "summary", "timing")}
         more = {"runs": runs[setting.name], "trajectory": _or_empty(read, "trajectory")}
         uses = answers.uses(**table, **more) if all(map(len, table.values())) else []
-        found = answers.main_claims(claims.get(setting.name, pd.DataFrame()))
+        found = answers.main_claims(claims[setting.name])
         lines.append(
             {
                 **setting._asdict(),
                 "code": _only(runs[setting.name], "setting"),
-                "short": answers.in_short(claims.get(setting.name, pd.DataFrame())),
+                "short": answers.in_short(claims[setting.name]),
                 "main": [(share, answers.verdict_of(row)) for share, row in found],
                 "advice": answers.advice(uses),
                 "made": answers.how_made(table["timing"]),
@@ -412,7 +449,7 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
             "glossary": "Words",
         },
         near=paper.nearest(paper.nearness(runs)),
-        sentences=answers.answer_over({n: t for n, t in claims.items() if n in alike}),
+        sentences=answer_over(alike(settings)),
         pictures=shown,
         rest=planes,
         settings=lines,
@@ -421,122 +458,8 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
     )
 
 
-def _common_forest(runs: Mapping[str, pd.DataFrame]) -> Picture | None:
-    """The forest over several settings, by name."""
-    both = pd.concat(runs.values()) if runs else pd.DataFrame()
-    if both.empty or figures.chance_differences(both).empty:
-        return None
-    names = {table["profile"].iloc[0]: name for name, table in runs.items()}
+def _drawn(figure: Figure, says: str) -> Picture:
+    """The forest as the page holds it."""
     with tempfile.TemporaryDirectory() as folder:
-        path = figures.save(figures.forest(both, names), Path(folder), "forest")[0]
-        return _picture(path, "forest", FIGURES["forest"], answers.of_forest(both))
-
-
-# --- the generated parts of README.md ------------------------------------------------------------
-
-# the settings README.md shows, in this order
-SHOWN = ("compact", "compact_two_heads", "paper", "paper_batch_norm", "paper_two_heads")
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    head = "| " + " | ".join(frame.columns) + " |\n|" + "---|" * len(frame.columns) + "\n"
-    return head + "".join(
-        "| " + " | ".join(str(v) for v in row) + " |\n" for row in frame.itertuples(index=False)
-    )
-
-
-def _one_profile(folder: Path) -> str:
-    """One published profile: its headline, the main answer, the table of arms, the plane."""
-    runs, claims, timing = (
-        pd.read_csv(folder / "tables" / f"{t}.csv") for t in ("runs", "claims", "timing")
-    )
-    n = runs["seed"].nunique()
-    start, said = checkpoints(runs), paper.NUMBERS["before"]
-    acc1, acc2 = (spread(by_seed(start, f"{name}_before")) for name in said)
-    return (
-        f"### Setting {runs['setting'].iloc[0]} (profile `{folder.name}`): {n} "
-        f"seed{'s' if n > 1 else ''}\n\n"
-        f"**{headline(claims)}**\n\n"
-        f"Before round 2: acc1 {acc1}, acc2 {acc2} "
-        f"(the paper: {plain(said['acc1'])} and {plain(said['acc2'])}). "
-        f"Run on {_hardware(timing)}.\n\n```\n{answer(claims)}\n```\n\n"
-        f"{_markdown(arm_table(runs))}\nAll claims with their verdicts: "
-        "[claims.csv](results/published/"
-        f"{folder.name}/tables/claims.csv).\n\n"
-        f"![stability-plasticity plane](results/published/{folder.name}/figures/plane.png)\n\n"
-    )
-
-
-def _hardware(timing: pd.DataFrame) -> str:
-    return ", ".join(
-        f"{p}, {c} cores" for p, c in timing[["processor", "cores"]].drop_duplicates().values
-    )
-
-
-def _results(published: Path) -> str:
-    folders = [published / name for name in SHOWN]
-    parts = [_one_profile(f) for f in folders if (f / "tables" / "claims.csv").exists()]
-    return "\n" + ("".join(parts) or "Nothing is published yet.\n\n")
-
-
-def _costs(published: Path) -> str:
-    """What each published profile cost, from its timing tables (runs made side by side, other work
-    on the machine)."""
-    rows = []
-    for folder in sorted(p.parent.parent for p in published.glob("*/tables/timing.csv")):
-        timing = pd.read_csv(folder / "tables" / "timing.csv")
-        seed = timing.groupby(timing["run"].str.split("/").str[1])["seconds"].sum().median() / 60
-        rows.append(
-            {
-                "profile": f"`{folder.name}`",
-                "one run of one arm, median": f"{timing['seconds'].median():.0f} s",
-                "all arms of one seed, one thread, median": f"{seed:.0f} min",
-                "rows": len(timing),
-                "hardware": _hardware(timing),
-            }
-        )
-    return "\n" + (
-        _markdown(pd.DataFrame(rows))
-        + "\nA processor with two cores does two such runs at a time. Some "
-        "were timed while other work ran: upper bounds.\n\n"
-        if rows
-        else ""
-    )
-
-
-def _speed(published: Path) -> str:
-    """The targets of the last whole benchmark, what it ran on, and whether results stayed the
-    same."""
-    folder = published / "bench"
-    head = [
-        line for line in (folder / "targets.md").read_text().splitlines() if line.startswith("- ")
-    ]
-    targets = pd.read_csv(folder / "targets.csv", keep_default_na=False)
-    agreement = pd.read_csv(folder / "agreement.csv")
-    return "\n".join(
-        [
-            "",
-            *head,
-            "",
-            _markdown(targets),
-            "Results before and after, the same seeds by the code before "
-            "and after the work on speed (commit f1d8e98; the later SSIM kernel and features "
-            "computed once "
-            "are held to the same numbers by tests alone):",
-            "",
-            _markdown(agreement),
-            "",
-        ]
-    )
-
-
-def in_readme(text: str, published: Path) -> str:
-    """README.md's text with what stands between its marks (those it has) made anew from the
-    published tables."""
-    for name, make in (("results", _results), ("costs", _costs), ("speed", _speed)):
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        if not mark:
-            continue
-        _, _, after = rest.partition(f"<!-- /{name} -->")
-        text = f"{before}<!-- {name} -->\n{make(published)}<!-- /{name} -->{after}"
-    return text
+        path = figures.save(figure, Path(folder), "forest")[0]
+        return _picture(path, "forest", FIGURES["forest"], says)

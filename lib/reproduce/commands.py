@@ -13,8 +13,6 @@ from lib.reproduce import notebooks, plan, record, report, verify
 from lib.study.profile import ROOT, Profile, load
 from lib.study.store import SHOWCASE, holding, remove, results_dir, rows, write_atomically
 
-MARK = re.compile(r"<!-- (/?)(results|costs|speed) -->")
-
 
 def redraw(profile: Profile, arguments: argparse.Namespace) -> None:
     """Draw the figures that come from tables again, without training. `--style` names a matplotlib
@@ -51,23 +49,21 @@ def _check_style(style: str | None) -> None:
 
 
 def readme(profile: Profile, arguments: argparse.Namespace) -> None:
-    """Write the generated parts of README.md, each between its two marks, from the published
-    tables. ValueError if a mark has no partner: what stands after it would be lost."""
-    from lib.report.page import in_readme
+    """Write the generated parts of README.md, GUIDE.md and bench/README.md, each between its two
+    marks, and the figure README.md shows. ValueError if a mark has no partner."""
+    from lib.report.readme import PAGES, draw, in_text
 
-    path = ROOT / "README.md"
-    text = path.read_text()
-    marks = [(end, name) for end, name in MARK.findall(text)]
-    pairs = list(zip(marks[::2], marks[1::2]))
-    if len(marks) % 2 or any(a != ("", b[1]) or b[0] != "/" for a, b in pairs) or not marks:
-        shown = ", ".join(f"<!-- {end}{name} -->" for end, name in marks) or "none"
-        raise ValueError(
-            f"{path}: its marks are {shown}; expected each <!-- name --> to be followed by its "
-            "<!-- /name -->; put the missing one back, nothing was written"
-        )
-    text = in_readme(text, record.PUBLISHED)
-    write_atomically(path, lambda p: p.write_text(text))
-    print("README.md: results, costs and speed written from the published tables")
+    pages = [path for page in PAGES if (path := ROOT / page).exists()]
+    texts = {}
+    for path in pages:  # all are sound before one is written
+        try:
+            texts[path] = in_text(path.read_text(), record.PUBLISHED)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    for path, text in texts.items():
+        write_atomically(path, lambda p, text=text: p.write_text(text))
+    written = [*pages, *draw(record.PUBLISHED)]
+    print(f"written from the published tables: {', '.join(map(str, written))}")
 
 
 def showcase(profile: Profile, arguments: argparse.Namespace) -> None:

@@ -51,11 +51,13 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
     with holding(results):
         sweep(results)
         if not all(is_current(n, profile) for n in wanted):
+            from lib.study.forecast import forecast
             from lib.study.inputs import check
 
             for notebook in wanted:
                 cells(source_of(notebook))
             check(profile)  # whatever is wrong is told of before a notebook starts
+            print(forecast(profile), flush=True)
             _say_whose_seeds(profile)
         for notebook in wanted:
             # asked again: an earlier notebook's outputs may have changed

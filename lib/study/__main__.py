@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(arguments: Sequence[str] | None) -> None:
+    from lib.study.forecast import forecast
     from lib.study.inputs import check  # torch and all: inside, so that its absence is told
     from lib.study.jobs import complete
     from lib.study.profile import load, parse_seeds
@@ -54,6 +55,7 @@ def _work(arguments: Sequence[str] | None) -> None:
     profile = load(given.profile, ",".join(map(str, seeds)), given.data)
     check(profile, given.workers)
     sweep(results_dir(profile.name))
+    print(forecast(profile, given.workers), flush=True)
     complete(profile, workers=given.workers)
     rows = len(collect(profile)["runs"])
     print(json.dumps({"profile": profile.name, "seeds": seeds, "rows": rows}))

@@ -20,7 +20,7 @@ from lib.network import layer_names as names_of_layers
 from lib.precision import default_device
 from lib.seeds import seed_of
 from lib.study.engine import say
-from lib.study.profile import ROOT, Profile, Tuning
+from lib.study.profile import ROOT, Network, Profile, Tuning
 
 _received: dict[tuple[str, int], data_room.Images] = {}  # from the machine this one works for
 
@@ -111,7 +111,12 @@ def outputs_of(split: Sequence[Task]) -> int:
 
 def layer_names(profile: Profile) -> list[str]:
     """The convolutions of the profile's network."""
-    return names_of_layers(**profile.network.description)
+    return list(_layer_names(profile.network))
+
+
+@lru_cache(maxsize=4)  # a network is built to be asked
+def _layer_names(network: Network) -> tuple[str, ...]:
+    return tuple(names_of_layers(**network.description))
 
 
 def epochs(label: str) -> Callable:
