@@ -72,12 +72,16 @@ def _references(profile: Profile, seed: int, missing: list[Job]) -> list[Job]:
     pair."""
     if not any(arm_named(profile, job.part).from_checkpoint for job in missing):
         return []
-    lineage, found = task1(profile, seed)["lineage"], []
-    for arm in filter(is_reference, profile.arms):
-        have = store(profile).branches("run", run_key(profile, seed, arm.name))
-        if have and lineage not in have:
-            found.append(Job("run", seed, arm.name, again=True))
-    return found
+    shelf, arms = store(profile), [arm.name for arm in profile.arms if is_reference(arm)]
+    have = {name: shelf.branches("run", run_key(profile, seed, name)) for name in arms}
+    if not any(have.values()):
+        return []  # and no checkpoint is made just to learn its lineage
+    lineage = task1(profile, seed)["lineage"]
+    return [
+        Job("run", seed, name, again=True)
+        for name, lineages in have.items()
+        if lineages and lineage not in lineages
+    ]
 
 
 def do(job: Job, profile: Profile) -> None:
