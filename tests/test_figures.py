@@ -143,7 +143,7 @@ def test_the_plane_s_title_is_the_main_answer_by_hand():
     title = plane(at, ARMS).get_suptitle().splitlines()
     assert title[0] == (
         "points of task 1 kept, explanation minus random: "
-        f"{means['MSE 50 %'] - means['random 50 %']:+.1f} by share frozen, n = 12; "
+        f"{means['MSE 50 %'] - means['random 50 %']:+.1f} at 50 % frozen, n = 12; "
         f"all frozen minus fine-tuning: {means['all frozen'] - means['fine-tune']:+.1f}"
     )
     alone = plane(at[at["ranking"] != "random"], ARMS).get_suptitle()
