@@ -1,6 +1,9 @@
 """Figures take labels, colours and order from the tables of arms and rankings; any name can
 be drawn."""
 
+import base64
+from io import BytesIO
+
 import matplotlib
 import matplotlib.style
 import numpy as np
@@ -9,8 +12,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
+from PIL import Image
 
-from lib.report import figures
+from lib.report import figures, page
 from lib.report.figures import from_tables, looks_of, over_epochs, plane, shown_over_epochs
 from lib.report.figures.style import contrast, spread
 from lib.report.statistics import summary
@@ -143,7 +147,7 @@ def test_the_plane_s_title_is_the_main_answer_by_hand():
     title = plane(at, ARMS).get_suptitle().splitlines()
     assert title[0] == (
         "points of task 1 kept, explanation minus random: "
-        f"{means['MSE 50 %'] - means['random 50 %']:+.1f} by share frozen, n = 12; "
+        f"{means['MSE 50 %'] - means['random 50 %']:+.1f} at 50 % frozen, n = 12; "
         f"all frozen minus fine-tuning: {means['all frozen'] - means['fine-tune']:+.1f}"
     )
     alone = plane(at[at["ranking"] != "random"], ARMS).get_suptitle()
@@ -534,6 +538,16 @@ def test_a_gallery_names_its_columns_groups_and_lines():
     assert [ax.get_title().strip() for ax in shown] == ["x", "y", "z", "", "", ""]
     texts = [t.get_text() for ax in figure.axes for t in ax.texts]
     assert {"left", "right", "a", "b", "0.5", "0.1"} == set(texts)
+
+
+def test_a_gallery_is_in_a_page_at_the_size_it_is_shown(tmp_path):
+    figure = figures.image_grid({"a": [np.zeros((4, 4))] * 2})
+    (path,) = figures.save(figure, tmp_path, "gallery", svg=False)
+    shown = page._picture(path, "gallery", page.Shown("t", "a", "s"), "")
+    inside = Image.open(BytesIO(base64.b64decode(shown.src.partition(",")[2])))
+    with Image.open(path) as whole:
+        assert whole.size == pytest.approx([2 * side for side in inside.size], abs=1)
+    assert inside.size == (shown.width, shown.height) and not shown.plot
 
 
 def test_an_overlay_is_colour_on_the_grey_image():

@@ -8,6 +8,7 @@ Templates (templates/*.html.j2) hold the prose, `lib.report.answers` the sentenc
 import base64
 import tempfile
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,7 +165,7 @@ FIGURES = {  # in the order of the study's questions
     "samples": Shown("The images", "Small training images, a line for each class.", "The data."),
 }
 FIRST = ("forest", "over_epochs", "saliency_gallery", "filter_grid", "best_and_worst")
-SVG_AT_MOST = 130_000  # bytes; above this a PNG is taken
+SVG_AT_MOST = 130_000  # bytes; above this a PNG is taken, if it is smaller
 DOWNLOADS = (
     "claims",
     "claims_examined",
@@ -281,17 +282,28 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def _picture(path: Path, name: str, shown: Shown, says: str) -> Picture:
-    """The SVG beside a PNG if there is one and it is small, else the PNG; sizes are the PNG's, as
-    if it had 100 pixels an inch."""
+    """The SVG beside a PNG if there is one and it is small or the smaller, else the PNG; sizes are
+    the PNG's, as if it had 100 pixels an inch. Galleries are kept at that size: their pixels are
+    larger than the screen's."""
     vector = path.with_suffix(".svg")
     with Image.open(path) as image:
         scale = 100 / round(image.info.get("dpi", (100, 100))[0])
         width, height = (round(scale * side) for side in image.size)
-    small = vector.exists() and vector.stat().st_size <= SVG_AT_MOST
+        halved = _shrunk(image, (width, height)) if not vector.exists() and scale < 1 else b""
+    most = max(SVG_AT_MOST, path.stat().st_size)
+    small = vector.exists() and vector.stat().st_size <= most
     file, kind = (vector, "image/svg+xml") if small else (path, "image/png")
-    src = data_uri(file.read_bytes(), kind)
+    src = data_uri(halved or file.read_bytes(), kind)
     more = (shown.title, src, width, height, shown.alt, says, shown.see, vector.exists())
     return Picture(name, *more)
+
+
+def _shrunk(image: Image.Image, size: tuple[int, int]) -> bytes:
+    """A PNG of another size, in 256 colours."""
+    found = BytesIO()
+    small = image.convert("RGB").resize(size, Image.Resampling.BOX).quantize(256)
+    small.save(found, "PNG", optimize=True)
+    return found.getvalue()
 
 
 def pictures(folder: Path, name: str) -> dict[str, Picture]:

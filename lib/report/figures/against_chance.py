@@ -110,7 +110,9 @@ def message(runs: pd.DataFrame) -> str:
         return ""
     shares = table.groupby("fraction")
     means, n = 100 * shares["difference"].mean(), seeds_of(part for _, part in shares)
-    spread = f"{means.min():+.1f}" + (f" to {means.max():+.1f}" if len(means) > 1 else "")
-    said = f"points of task 1 kept, explanation minus random: {spread} by share frozen, {n}"
+    spread = f"{means.min():+.1f} to {means.max():+.1f} by share frozen"
+    if len(means) == 1:
+        spread = f"{means.iloc[0]:+.1f} at {100 * means.index[0]:.0f} % frozen"
+    said = f"points of task 1 kept, explanation minus random: {spread}, {n}"
     room = 100 * headroom(runs, "weights")[0]
     return said + ("" if np.isnan(room) else f"; all frozen minus fine-tuning: {room:+.1f}")
