@@ -168,7 +168,7 @@ def code_hash() -> str:
 def inputs(notebook: str, profile: Profile) -> dict[str, str]:
     """Everything a notebook's outputs depend on, as short hashes: cheap to compute, without
     torch."""
-    results, before = results_dir(profile.name), [n for n in STUDY if n < notebook]
+    results, place = results_dir(profile.name), NOTEBOOKS.index(notebook)
     found = {
         "notebook": digest(_cells(ROOT / "notebooks" / f"{notebook}.ipynb")),
         "code": code_hash(),
@@ -179,15 +179,12 @@ def inputs(notebook: str, profile: Profile) -> dict[str, str]:
     if int(notebook[:2]) >= FIRST_WITH_ROWS:  # rows that came in by `restore` or another seed's run
         found["rows"] = digest(sorted(p.name for p in (results / "runs/run").glob("*.meta.json")))
     if notebook not in STUDY:
-        found["showcase"] = digest(_text(SHOWCASE / "manifest.json"))
-    if before:
-        upstream = read_manifest(results, before[-1])
+        shown = SHOWCASE / "manifest.json"
+        found["showcase"] = file_hash(shown) if shown.exists() else "none"
+    elif notebook != STUDY[0]:
+        upstream = read_manifest(results, NOTEBOOKS[place - 1])
         found["upstream"] = digest(upstream["outputs"]) if upstream else "none"
     return found
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else "none"
 
 
 def _cells(path: Path) -> list:
