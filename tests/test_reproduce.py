@@ -99,8 +99,7 @@ def test_all_notebooks_leave_a_manifest_tables_figures_and_a_report(smoke):
         assert {o["name"] for o in said} == {"stdout"}, name  # nothing in red
         assert "epoch 1/" not in json.dumps(said), name  # progress is in the log
     drawn = {p.stem for p in (smoke / "smoke/figures").glob("*.png")}
-    # each with its caption, and in the page; the forest is drawn for the page from tables
-    assert drawn | {"forest"} == set(FIGURES)
+    assert drawn == set(FIGURES)  # each with its caption, and in the page
     assert all(f'id="figure-{name}"' in index for name in FIGURES)
     assert len(table(smoke, "runs")) == 13 and {r["data"] for r in table(smoke, "runs")} == {
         "digits"
@@ -406,11 +405,12 @@ def test_bad_input_ends_in_one_sentence(name, tmp_path, monkeypatch, capsys):
     assert error.startswith("error: ") and sentence in error and error.count("\n") == 1
 
 
-def test_a_nan_loss_stops_the_notebook_with_its_sentence(tmp_path):
+def test_a_nan_loss_stops_the_notebook_with_its_sentence(tmp_path, tiny_npz):
     profile = profile_with(
         tmp_path, "recipe: {lr: 1.0e+30, epochs: 1, batch_size: 32}\narms: [{name: fine-tune}]"
     )
-    done = command(tmp_path, "run", "--profile", profile, "--only", "01")
+    images = tiny_npz(tmp_path / "tiny.npz", classes=10)
+    done = command(tmp_path, "run", "--profile", profile, "--data", images, "--only", "01")
     assert done.returncode == 1 and done.stderr.count("\n") <= 2
     assert "error: 01_train_task1, cell" in done.stderr and "lower the learning rate" in done.stderr
     assert not (tmp_path / "mine/01_train_task1/manifest.json").exists()
@@ -430,8 +430,8 @@ def test_a_truncated_checkpoint_is_named_and_nothing_is_lost(smoke, tmp_path, mo
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("mount"), reason="needs the right to mount a small disk"
 )
-def test_a_full_disk_is_said_and_what_was_finished_stays(tmp_path):
-    disk = tmp_path / "disk"
+def test_a_full_disk_is_said_and_what_was_finished_stays(tmp_path, tiny_npz):
+    images, disk = tiny_npz(tmp_path / "tiny.npz", classes=10), tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True
@@ -440,7 +440,10 @@ def test_a_full_disk_is_said_and_what_was_finished_stays(tmp_path):
         pytest.skip("mounting is not allowed here")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "lib.study", "--profile", "smoke", "--workers", "1"],
+            [
+                *(sys.executable, "-m", "lib.study", "--profile", "smoke"),
+                *("--data", images, "--workers", "1"),
+            ],
             cwd=ROOT,
             env={**os.environ, "RESULTS": str(disk)},
             capture_output=True,

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from lib.report.session import (
     NOTEBOOKS,
+    cells,
     code_hash,
     is_current,
     manifest_path,
     note_executed,
     read_manifest,
+    source_of,
 )
 from lib.study.command import KEPT, advice_in, one_line
 from lib.study.keys import digest
@@ -49,9 +51,13 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
     with holding(results):
         sweep(results)
         if not all(is_current(n, profile) for n in wanted):
+            from lib.study.forecast import forecast
             from lib.study.inputs import check
 
+            for notebook in wanted:
+                cells(source_of(notebook))
             check(profile)  # whatever is wrong is told of before a notebook starts
+            print(forecast(profile), flush=True)
             _say_whose_seeds(profile)
         for notebook in wanted:
             # asked again: an earlier notebook's outputs may have changed
@@ -101,7 +107,7 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
             with _told_of_interruption(), _sockets() as talk, _following(log):
                 talk.NotebookClient.store_widget_state = False  # nobody can move them there
                 papermill.execute_notebook(
-                    str(ROOT / "notebooks" / f"{notebook}.ipynb"),
+                    str(source_of(notebook)),
                     str(folder / "notebook.ipynb"),
                     parameters,
                     kernel_name="python3",
