@@ -16,7 +16,7 @@ from PIL import Image
 
 from lib.methods.freeze import pack
 from lib.ranking import RANKINGS
-from lib.report import explorer, figures, session
+from lib.report import explorer, session
 from lib.study import live, showcase
 from lib.study.profile import ROOT, load
 from lib.study.store import SHOWCASE, file_hash
@@ -145,7 +145,7 @@ def test_in_the_mosaic_frozen_filters_are_framed_and_free_ones_pale(filters):
     tiles = explorer.mosaic(heat, frozen)
     size, across = 12, min(filters, explorer.ACROSS)
     assert tiles.shape == (-(-filters // across) * size, across * size, 3)
-    tint = mpl.colors.to_rgb(figures.VERMILLION)
+    tint = mpl.colors.to_rgb(explorer.VERMILLION)
     for f in range(filters):
         y, x = f // across * size, f % across * size
         assert np.allclose(tiles[y + 2, x + 2], tint if frozen[f] else 1)

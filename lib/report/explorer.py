@@ -23,6 +23,7 @@ from lib.study.live import live
 from lib.study.profile import ROOT
 from lib.study.store import read_table, results_dir
 
+VERMILLION, BLUE = "#D55E00", "#0072B2"  # of Okabe and Ito's colours
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 BESIDE = {  # choices that every other is compared with
     "random": "random's choice",
@@ -41,7 +42,7 @@ NOT_LIVE = (
     "draw.)"
 )
 CONTROLS = {  # of the table of trajectories: what it is called, how far, colour, dash
-    "trajectory": ("fine-tuning, step by step", "after {:.0f} steps", figures.VERMILLION, "-"),
+    "trajectory": ("fine-tuning, step by step", "after {:.0f} steps", VERMILLION, "-"),
     "interpolation": ("straight line of weights", "{:.0%} of the way", "#555555", "--"),
 }
 
@@ -167,7 +168,6 @@ def answer(show, record: Record, fraction: float = 0.5) -> str:
 def draw_choice(show, name: str, layer: str, ranking: str, fraction: float) -> Figure:
     """A class's example and map; the layer's first and last filters by the ranking, as pictures and
     as heat maps; all filters of the layer in this order. Frozen ones are framed."""
-    figures.use_style_once()
     figure = Figure(figsize=(9.4, 4.1), layout="none")
     ax, c = figure.add_axes((0.01, 0.01, 0.98, 0.98)), show.classes.index(name)
     ranked = order(show, name, layer, ranking)
@@ -206,14 +206,19 @@ def _draw_all(ax, heat_fhw: np.ndarray, frozen_f: np.ndarray) -> float:
     return foot
 
 
+def _pixels(x: np.ndarray) -> np.ndarray:
+    """(3, H, W) -> (H, W, 3); a map (H, W) stays."""
+    return x.transpose(1, 2, 0) if x.ndim == 3 else x
+
+
 def _put(ax, image, x: float, y: float, size: float, framed: bool = False, above: str = "") -> None:
     """A small picture with its upper left corner at (x, y)."""
     image = np.asarray(image)
     scale = {"vmin": 0, "vmax": 1} if image.ndim == 2 else {}
-    ax.imshow(figures.picture(image), extent=(x, x + size, y + size, y), **scale)
+    ax.imshow(_pixels(image), extent=(x, x + size, y + size, y), **scale)
     ax.text(x, y - 0.1, above, fontsize=9)
     if framed:
-        corner, more = (x, y), {"fill": False, "lw": 2.5, "ec": figures.VERMILLION}
+        corner, more = (x, y), {"fill": False, "lw": 2.5, "ec": VERMILLION}
         ax.add_patch(mpl.patches.Rectangle(corner, size, size, **more))
 
 
@@ -224,7 +229,7 @@ def mosaic(heat_fhw: np.ndarray, frozen_f: np.ndarray) -> np.ndarray:
     is_frozen = frozen_f[:, None, None, None]
     tiles = mpl.colormaps["viridis"](heat_fhw)[..., :3]
     framed = np.ones((number, size, size, 3))
-    framed[:, 1:-1, 1:-1] = np.where(is_frozen, mpl.colors.to_rgb(figures.VERMILLION), 1.0)
+    framed[:, 1:-1, 1:-1] = np.where(is_frozen, mpl.colors.to_rgb(VERMILLION), 1.0)
     framed[:, 4:-4, 4:-4] = np.where(is_frozen, tiles, 0.7 + 0.3 * tiles)
     across = min(ACROSS, number)
     lines = -(-number // across)
@@ -259,7 +264,6 @@ def about_places(record: Record, step: float, alpha: float) -> list[str]:
 def draw_path(record: Record, step: float, alpha: float) -> Figure:
     """The plane of both accuracies: fine-tuning's way and the straight line of weights, with a
     large mark where the sliders stand, and where the arms of the seed ended."""
-    figures.use_style_once()
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     ax = figure.subplots()
     for control, row in at_places(record, step, alpha).items():
@@ -291,7 +295,6 @@ def _draw_arms(ax, record: Record) -> None:
 
 def draw_look(show, image: np.ndarray) -> Figure:
     """An image, where the network looks for its likeliest class, and how sure it is of each."""
-    figures.use_style_once()
     seen, chances, saliency = (np.asarray(part) for part in show.look(image))
     figure = Figure(figsize=(8, 2.5), layout="constrained")
     axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.4))
@@ -299,10 +302,10 @@ def draw_look(show, image: np.ndarray) -> Figure:
     both = figures.overlay(seen, saliency)
     titles = ("as the network sees it", f"FullGrad: {best}", "both")
     for ax, part, title in zip(axes, (seen, saliency, both), titles):
-        ax.imshow(figures.picture(part))
+        ax.imshow(_pixels(part))
         ax.set_title(title, fontsize=9)
         ax.axis("off")
-    axes[3].barh(show.classes[::-1], chances[::-1], color=figures.BLUE)
+    axes[3].barh(show.classes[::-1], chances[::-1], color=BLUE)
     axes[3].set(xlim=(0, 1), xlabel="probability")
     axes[3].grid(axis="y", visible=False)
     axes[3].tick_params(labelsize=8)
@@ -354,7 +357,7 @@ class Panel:
 def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG."""
     page = BytesIO()
-    figure.savefig(page, format="png", metadata={"Software": None})
+    figure.savefig(page, format="png", dpi=100, metadata={"Software": None})
     return page.getvalue()
 
 
