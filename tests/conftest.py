@@ -4,6 +4,7 @@ it is at hand."""
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from lib.data import load, split_tasks
+from lib.study.arms import check
 from lib.study.profile import ROOT
+from lib.study.profile import load as load_profile
 from lib.study.store import file_hash
 
 # of the script that unpacks CIFAR-100: one that is only found, not named, must be this one to run
@@ -73,6 +76,36 @@ def tiny_images(tmp_path_factory, tiny_npz):
 def tiny_tasks(tiny_images):
     """Two tasks of two classes, shared head: 80 training and 20 test images each."""
     return split_tasks(tiny_images, [[0, 1], [2, 3]])
+
+
+@pytest.fixture
+def small_study(monkeypatch, tmp_path, tiny_npz):
+    """small_study(*arms, tasks=2, **change) -> a profile of one seed that trains in a second: six
+    tiny classes, two a task, a narrow network of eleven layers, one epoch. Its results lie in a
+    folder of the test's own. change: fields of the profile, or {field: its own fields}."""
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    source = tiny_npz(tmp_path / "tiny.npz", classes=6)
+
+    def study(*arms, tasks=2, **change):
+        profile = load_profile("smoke", seeds="1", data=source)
+        classes = tuple((2 * k, 2 * k + 1) for k in range(tasks))
+        small = {
+            "data": {"classes": classes},
+            "network": {"width": 0.0625, "depth": 11},
+            "explain": {"steps": 1, "map_images": 2},
+        }
+        fields = {
+            name: getattr(profile, name).model_copy(update=own | change.get(name, {}))
+            for name, own in small.items()
+        }
+        recipe = replace(
+            profile.recipe, **{"epochs": 1, "precision": "float32"} | change.get("recipe", {})
+        )
+        made = profile.model_copy(update={**fields, "recipe": recipe, "arms": arms})
+        check(made)
+        return made
+
+    return study
 
 
 def _real_data() -> Path:

@@ -246,9 +246,9 @@ def test_restore_puts_sound_lines_back(results, capsys):
 
 
 MARKS = {
-    "no end": "a\n<!-- results -->\nx\n",
-    "no beginning": "a\n<!-- /results -->\nx\n",
-    "another's end": "<!-- results -->\nx\n<!-- costs -->\ny\n<!-- /results -->\n<!-- /costs -->\n",
+    "no end": "a\n<!-- answer -->\nx\n",
+    "no beginning": "a\n<!-- /answer -->\nx\n",
+    "another's end": "<!-- answer -->\nx\n<!-- costs -->\ny\n<!-- /answer -->\n<!-- /costs -->\n",
     "no marks": "nothing\n",
 }
 

@@ -1,11 +1,16 @@
 """What readers see in words: answers from tables with parts missing, and the notebooks' small
 tables by hand."""
 
+import html
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib.report import page, words
+from lib.report import page, readme, words
 from lib.report.claims import claims
 from lib.study.profile import ROOT
 from tests.made_up import ARMS, RANKINGS, arm_rows, controls, joint_accuracy, overlaps, study
@@ -28,8 +33,9 @@ def test_the_answer_tells_every_main_claim_and_lacks_nothing(made):
     assert lines[0].startswith(
         "C2-random: MSE-freezing minus random freezing at 50 %, in acc1: +5.0"
     )
-    assert lines[0].endswith("points, n = 6: supported (room: +30.0 [+30.0, +30.0] points)")
-    assert lines[-1].startswith("C5c: ") and "0.80 [0.80, 0.81] share" in lines[-1]
+    assert " at 98.33 %] points, n = 6: supported" in lines[0]
+    assert lines[0].endswith(" (room: +30.0 [+30.0, +30.0 at 95 %] points)")
+    assert lines[-1].startswith("C5c: ") and "0.80 [0.80, 0.81 at 95 %] share" in lines[-1]
 
 
 @pytest.mark.parametrize("gone", ["C2-random", "C2-bottom", "C3a", "C5c"])
@@ -191,11 +197,11 @@ def test_overlap_in_a_table_and_in_words():
     lines = words.answer_overlap(more, RANKINGS).splitlines()
     assert lines[0] == "overlap of MSE's choice at 50 % with other choices, mean of 6 seeds:"
     assert lines[1:] == [
-        "  mean map of all classes: 0.95",
-        "  null: flat map: 0.50",
-        "  null: centred blob: 0.80",
-        "  null: shuffled pixels: 0.60",
-        "  random: 0.30",
+        "  mean map of all classes: 0.95; 98 % of the filters are the same",
+        "  null: flat map: 0.50; 67 % of the filters are the same",
+        "  null: centred blob: 0.80; 89 % of the filters are the same",
+        "  null: shuffled pixels: 0.60; 75 % of the filters are the same",
+        "  random: 0.30; 47 % of the filters are the same",
     ]
 
 
@@ -205,27 +211,63 @@ def test_shown_arms_has_no_empty_cells():
     assert len(table) == len(ARMS) and table.notna().all(axis=None)
 
 
-# --- the page and README --------------------------------------------------------------------------
+# --- README.md, GUIDE.md, bench/README.md ---------------------------------------------------------
+
+PUBLISHED = ROOT / "results/published"
 
 
-def write(folder, **tables):
-    (folder / "tables").mkdir(parents=True)
+@pytest.mark.parametrize("name", readme.PAGES)
+def test_generated_parts_are_those_of_the_published_tables(name):
+    text = (ROOT / name).read_text()
+    assert readme.in_text(text, PUBLISHED) == text
+
+
+def test_the_figure_of_the_readme_is_drawn_from_the_published_tables(tmp_path):
+    shutil.copytree(PUBLISHED, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.png"))
+    for path in readme.draw(tmp_path):
+        assert path.read_bytes() == (PUBLISHED / "report" / path.name).read_bytes()
+    assert (tmp_path / "report" / Path(readme.FOREST).name).exists()
+
+
+def test_readme_and_overview_say_the_same():
+    said = readme.in_text("<!-- answer -->\n<!-- /answer -->", PUBLISHED)
+    sentences = page.answer_over(page.alike(page.published_settings(PUBLISHED)[0]))
+    overview = html.unescape((PUBLISHED / "report/index.html").read_text())
+    assert len(sentences) == 3
+    assert all(s in said and s in overview for s in sentences)
+
+
+def test_a_record_of_nothing_says_so(tmp_path):
+    text = readme.in_text("a\n<!-- answer -->\nstale<!-- /answer -->\nb", tmp_path)
+    assert readme.NOTHING in text and "stale" not in text
+    assert text.startswith("a\n") and text.endswith("\nb") and readme.draw(tmp_path) == []
+    assert readme.in_text("<!-- costs -->\n9 minutes<!-- /costs -->", tmp_path).count("9") == 0
+
+
+def test_page_stands_a_record_without_the_main_claim(tmp_path, made):
+    (tmp_path / "tables").mkdir()
+    tables = {"runs": study(), "claims": made[made["claim"] != "C2-random"]}
     for name, table in tables.items():
-        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
-    return folder
+        table.to_csv(tmp_path / "tables" / f"{name}.csv", index=False)
+    assert "lack the claim C2-random" in page.page(tmp_path, "K")
 
 
-def test_page_and_readme_stand_a_record_without_the_main_claim(tmp_path, made):
-    timing = pd.DataFrame({"run": ["a/1/x"], "seconds": [1.0], "processor": "P", "cores": 2})
-    left = made[made["claim"] != "C2-random"]
-    folder = write(tmp_path / "compact", runs=study(), claims=left, timing=timing)
-    assert "lack the claim C2-random" in page.page(folder, "K")
-    marked = "a\n<!-- results -->\nstale words<!-- /results -->\nb"
-    text = page.in_readme(marked, tmp_path)
-    assert "lack the claim C2-random" in text and "stale words" not in text
-    assert text.startswith("a\n") and text.endswith("\nb")
+def test_the_readme_is_one_screen_and_speaks_in_no_codes():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 90
+    assert not re.search(r"\b(S1|S2|KT|C2\w*-\w+|acc1|acc2)\b", text)
+    sections = re.split(r"^#+ ", (ROOT / "GUIDE.md").read_text(), flags=re.M)[2:]
+    assert len(sections) > 8
+    for section in sections:
+        text = re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", "", section, flags=re.S)
+        title, *lines = (x for x in text.splitlines() if x.strip() and not x.startswith("```"))
+        assert len(lines) <= 15, title
 
 
-def test_the_readme_s_results_are_those_of_the_published_tables():
-    readme = (ROOT / "README.md").read_text()
-    assert page.in_readme(readme, ROOT / "results/published") == readme
+@pytest.mark.parametrize("name", [*readme.PAGES, "CARDS.md", "ARCHITECTURE.md"])
+def test_no_link_is_dead(name):
+    text = (ROOT / name).read_text()
+    links = re.findall(r"\]\(([^)#]+)", text)
+    assert links or name == "ARCHITECTURE.md"
+    dead = [x for x in links if "://" not in x and not ((ROOT / name).parent / x).exists()]
+    assert not dead

@@ -1,5 +1,4 @@
-"""The report as HTML, one file that holds its pictures, and the generated parts of README.md; both
-from tables and figures on disk. No torch.
+"""The report as HTML, one file that holds its pictures, from tables and figures on disk. No torch.
 
     page(results_dir("compact"), "compact, one head")            # one profile
     overview([Setting(folder, name, about, "compact.html"), ...])
@@ -14,12 +13,11 @@ from typing import NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 from PIL import Image
 
-from lib.report import answers, figures, paper
-from lib.report.statistics import by_seed, checkpoints
-from lib.report.words import answer, arm_table, headline, plain, spread
-from lib.study.profile import Profile
+from lib.report import answers, figures, paper, power, readings
+from lib.study.profile import ROOT, Profile, load
 
 # --- the page -------------------------------------------------------------------------------------
 
@@ -45,22 +43,31 @@ FIGURES = {  # in the order of the study's questions
         "What is kept against what is learned",
         "A plane of accuracy on task 1 (upwards) against task 2 (to the right): fine-tuning's path "
         "and the straight line of weights fall from the upper left to the lower right; every arm "
-        "is a cross; the second panel enlarges freezing and fine-tuning.",
+        "is a cross with its name and number of seeds at the right; the lower panel enlarges "
+        "freezing and fine-tuning, with the share frozen at each mark.",
         "An arm helps if it lies above the others at equal accuracy on task 2, fine-tuning's own "
         "path and the straight line of weights among them.",
     ),
+    "readings": Shown(
+        "Which reading of the paper, if any?",
+        "Above, a rising row of marks, one for each reading of the paper, with a dot for each seed "
+        "and a grey band of one point around zero; below, what each reading chooses.",
+        "A choice that mattered would have its marks below gathered at one end.",
+    ),
     "retained": Shown(
         "What is retained",
-        "Two rows of bars, one line for each arm: the share of task 1 above chance that is "
-        "retained, and the accuracy gained on task 2, with intervals.",
-        "Long bars at the left keep, long bars at the right learn; no arm is long in both unless "
-        "it beats the trade-off.",
+        "Two panels, one line for each arm, arms that freeze as many filters side by side: the "
+        "share of task 1 above chance that is retained, and the accuracy gained on task 2, with "
+        "intervals and a dot for each seed, beside a band for fine-tuning.",
+        "Compare within a group: explanation helps if its mark lies right of random's in the left "
+        "panel and not left of it in the right one.",
     ),
     "over_epochs": Shown(
         "Forgetting, epoch by epoch",
-        "Two panels of curves over the epochs of task 2: accuracy on task 1 falls, on task 2 it "
-        "rises; a curve for each of the main arms.",
-        "Where the curves at the left fall together, what is frozen hardly matters.",
+        "Curves over the epochs of task 2, a column for each share frozen: above, accuracy on task "
+        "1 falls, below, accuracy on task 2 rises; a curve with a band for each of the main arms, "
+        "between fine-tuning and everything frozen.",
+        "Where the curves of a column fall together, which filters are frozen hardly matters.",
     ),
     "overlap": Shown(
         "Would another map choose the same filters?",
@@ -71,19 +78,23 @@ FIGURES = {  # in the order of the study's questions
     ),
     "class_overlap": Shown(
         "Do classes choose differently?",
-        "A square of classes against classes, coloured by the share of filters both would choose.",
-        "Near 1, the class hardly matters to the choice.",
+        "A square of classes against classes, coloured from 0 to 1 by the overlap of the filters "
+        "each would choose, the number in each cell; two random choices marked on the scale.",
+        "Near 1, the class hardly matters to the choice; at the mark, two classes agree no more "
+        "than chance.",
     ),
     "class_map_correlation": Shown(
         "Are class maps different?",
-        "A square of classes against classes, coloured by the correlation of their mean maps.",
-        "Near 1, all classes are looked at in the same place. Look at the scale before comparing.",
+        "A square of classes against classes, coloured from 0 to 1 by the correlation of their "
+        "mean maps, the number in each cell.",
+        "Near 1, all classes are looked at in the same place; 0 would be unrelated.",
     ),
     "best_and_worst": Shown(
         "The filters chosen first and last",
-        "A line for each class: its class map, then the pictures of the filters most like it and "
-        "least like it.",
-        "What the ranking compares: a class map, and the filters most and least like it.",
+        "A line for each class: its class map, then the heat maps of the filters most like it and "
+        "least like it, then the pictures of the first and the last of them.",
+        "What the ranking compares: a class map, and the filters most and least like it. The "
+        "heading says how alike one filter's picture is when made again from other noise.",
     ),
     "scores": Shown(
         "Scores of one layer",
@@ -130,13 +141,14 @@ FIGURES = {  # in the order of the study's questions
     ),
     "saliency_gallery": Shown(
         "Where the network looks",
-        "A line for each class: an image, its FullGrad map, both laid over each other, two other "
-        "kinds of map, and the mean map of the class.",
+        "A line for each class: an image, its FullGrad map, the map as colour on the image in "
+        "grey, two other kinds of map, and the mean map of the class.",
         "Maps of single images follow the object loosely; their mean is a bright centre.",
     ),
     "filter_grid": Shown(
         "What filters look for",
-        "Small pictures in lines by layer: the images that raise single filters most.",
+        "Small pictures in lines by layer: the images that raise single filters most; beside each "
+        "line, how far a picture made from other noise correlates with it.",
         "Early layers show colours and edges, deep ones texture that is hard to tell from noise.",
     ),
     "learning_curves": Shown(
@@ -194,10 +206,52 @@ class Setting(NamedTuple):
     href: str = ""
 
 
+# the settings the study is about, in this order; others follow them
+SHOWN = ("compact", "compact_two_heads", "paper", "paper_batch_norm", "paper_two_heads")
+
+
+def published_settings(published: Path) -> tuple[list[Setting], list[str]]:
+    """The published profiles that have tables, those of the study first; and what those are called
+    that are recorded in part and have none yet."""
+    names = [path.parent.name for path in published.glob("*/runs")]
+    names = [*(n for n in SHOWN if n in names), *sorted(set(names) - set(SHOWN))]
+    profiles = [load(name) for name in names if (ROOT / f"profiles/{name}.yaml").exists()]
+    ready = [p for p in profiles if (published / p.name / "tables/runs.csv").exists()]
+    found = [Setting(published / p.name, name_of(p), p.about, f"{p.name}.html") for p in ready]
+    return found, [name_of(p) for p in profiles if p not in ready]
+
+
+def alike(settings: Sequence[Setting]) -> list[Setting]:
+    """Those whose runs are of the first one's data: other data have another spread, on which the
+    rest would not be seen."""
+    data = {s.name: _only(_or_empty(reader(s.folder), "runs"), "data") for s in settings}
+    first = next(filter(None, data.values()), None)
+    return [s for s in settings if first and data[s.name] == first]
+
+
+def answer_over(settings: Sequence[Setting]) -> list[str]:
+    """The answer over several settings, in three sentences."""
+    claims = {s.name: _claims(reader(s.folder)) for s in settings}
+    return answers.answer_over({name: table for name, table in claims.items() if len(table)})
+
+
+def common_forest(settings: Sequence[Setting]) -> tuple[Figure, str] | None:
+    """The forest over several settings, by name, and what it tells; None if none of them has both
+    arms."""
+    runs = {s.name: _or_empty(reader(s.folder), "runs") for s in settings}
+    both = pd.concat(runs.values()) if runs else pd.DataFrame()
+    if both.empty or figures.chance_differences(both).empty:
+        return None
+    names = {table["profile"].iloc[0]: name for name, table in runs.items()}
+    return figures.forest(both, names), answers.of_forest(both)
+
+
 def name_of(profile: Profile) -> str:
     """What a setting is called: `paper, one head`, `paper with batch norm, one head`."""
     words = profile.name.removesuffix("_two_heads").replace("_batch_norm", " with batch norm")
-    heads = "one head" if profile.network.heads == "shared" else "two heads"
+    tasks = len(profile.data.classes) if profile.data.classes else profile.data.draw.tasks
+    own = "two heads" if tasks == 2 else "one head for each task"
+    heads = "one head" if profile.network.heads == "shared" else own
     return f"{words.replace('_', ' ')}, {heads}"
 
 
@@ -227,10 +281,12 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def _picture(path: Path, name: str, shown: Shown, says: str) -> Picture:
-    """The SVG beside a PNG if there is one and it is small, else the PNG; sizes are the PNG's."""
+    """The SVG beside a PNG if there is one and it is small, else the PNG; sizes are the PNG's, as
+    if it had 100 pixels an inch."""
     vector = path.with_suffix(".svg")
     with Image.open(path) as image:
-        width, height = image.size
+        scale = 100 / round(image.info.get("dpi", (100, 100))[0])
+        width, height = (round(scale * side) for side in image.size)
     small = vector.exists() and vector.stat().st_size <= SVG_AT_MOST
     file, kind = (vector, "image/svg+xml") if small else (path, "image/png")
     src = data_uri(file.read_bytes(), kind)
@@ -245,7 +301,7 @@ def pictures(folder: Path, name: str) -> dict[str, Picture]:
     says, there = answers.conclusions(read), {p.stem: p for p in folder.glob("figures/*.png")}
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            drawn = figures.from_tables(read)
+            drawn = figures.from_tables(read) | readings.from_tables(read)
         except FileNotFoundError:  # an older record, without names: it has its figures on disk
             drawn = {}
         if "forest" in drawn:
@@ -273,8 +329,8 @@ def page(
     claims, runs, compared = _claims(read), table["runs"], _or_empty(read, "paper_tables")
     shown, code, data = pictures(folder, name), _only(runs, "setting"), _only(runs, "data")
     uses = (
-        answers.uses(table["arms"], table["summary"], table["timing"])
-        if all(len(table[t]) for t in ("summary", "timing", "arms"))
+        answers.uses(**table, trajectory=_or_empty(read, "trajectory"))
+        if all(map(len, table.values()))
         else []
     )
     seeds = runs["seed"].nunique() if len(runs) else 0
@@ -311,6 +367,7 @@ def page(
         half_width=f"{196 * (0.25 / images) ** 0.5:.0f}" if images else "",
         duplicates=len(_or_empty(read, "duplicates")),
         no_room=any(kind == "no" for kind in map(answers.kind_of, claims.get("verdict", []))),
+        power=power.sentence(power.table(runs)) if len(runs) else "",
         made=([("data", data)] if data else []) + answers.how_made(table["timing"]),
         downloads=_downloads(folder),
         notebooks=notebooks or {},
@@ -345,31 +402,30 @@ def _downloads(folder: Path) -> list[dict]:
 
 def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
     """One self-contained HTML page over several settings. waiting: names of settings that are
-    recorded in part and have no tables yet. The forest is over the settings that share the first
-    one's data: other data have another spread, on which the rest would not be seen."""
+    recorded in part and have no tables yet. Answer and forest are over the settings that share the
+    first one's data."""
     figures.use_style()
     reads = {s.name: reader(s.folder) for s in settings}
     claims = {name: _claims(read) for name, read in reads.items()}
-    claims = {name: table for name, table in claims.items() if len(table)}
     runs = {name: _or_empty(read, "runs") for name, read in reads.items()}
     data = list(dict.fromkeys(_only(table, "data") for table in runs.values() if len(table)))
-    alike = {name for name, table in runs.items() if data and _only(table, "data") == data[0]}
     own = {s.name: pictures(s.folder, s.name) for s in settings}
     first = next((shown for shown in own.values() if "saliency_gallery" in shown), {})
     shown = {name: first[name] for name in FIRST[1:] if name in first}
-    forest = _common_forest({name: runs[name] for name in runs if name in alike})
-    if forest:
-        shown["forest"] = forest
+    if found := common_forest(alike(settings)):
+        shown["forest"] = _drawn(*found)
     lines = []
     for setting in settings:
         read = reads[setting.name]
         table = {t: _or_empty(read, t) for t in ("arms", "summary", "timing")}
-        uses = answers.uses(**table) if all(map(len, table.values())) else []
-        found = answers.main_claims(claims.get(setting.name, pd.DataFrame()))
+        more = {"runs": runs[setting.name], "trajectory": _or_empty(read, "trajectory")}
+        uses = answers.uses(**table, **more) if all(map(len, table.values())) else []
+        found = answers.main_claims(claims[setting.name])
         lines.append(
             {
                 **setting._asdict(),
                 "code": _only(runs[setting.name], "setting"),
+                "short": answers.in_short(claims[setting.name]),
                 "main": [(share, answers.verdict_of(row)) for share, row in found],
                 "advice": answers.advice(uses),
                 "made": answers.how_made(table["timing"]),
@@ -392,7 +448,8 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
             "made": "How it was made",
             "glossary": "Words",
         },
-        sentences=answers.answer_over({n: t for n, t in claims.items() if n in alike}),
+        near=paper.nearest(paper.nearness(runs)),
+        sentences=answer_over(alike(settings)),
         pictures=shown,
         rest=planes,
         settings=lines,
@@ -401,122 +458,8 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
     )
 
 
-def _common_forest(runs: Mapping[str, pd.DataFrame]) -> Picture | None:
-    """The forest over several settings, by name."""
-    both = pd.concat(runs.values()) if runs else pd.DataFrame()
-    if both.empty or figures.chance_differences(both).empty:
-        return None
-    names = {table["profile"].iloc[0]: name for name, table in runs.items()}
+def _drawn(figure: Figure, says: str) -> Picture:
+    """The forest as the page holds it."""
     with tempfile.TemporaryDirectory() as folder:
-        path = figures.save(figures.forest(both, names), Path(folder), "forest")[0]
-        return _picture(path, "forest", FIGURES["forest"], answers.of_forest(both))
-
-
-# --- the generated parts of README.md ------------------------------------------------------------
-
-# the settings README.md shows, in this order
-SHOWN = ("compact", "compact_two_heads", "paper", "paper_batch_norm", "paper_two_heads")
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    head = "| " + " | ".join(frame.columns) + " |\n|" + "---|" * len(frame.columns) + "\n"
-    return head + "".join(
-        "| " + " | ".join(str(v) for v in row) + " |\n" for row in frame.itertuples(index=False)
-    )
-
-
-def _one_profile(folder: Path) -> str:
-    """One published profile: its headline, the main answer, the table of arms, the plane."""
-    runs, claims, timing = (
-        pd.read_csv(folder / "tables" / f"{t}.csv") for t in ("runs", "claims", "timing")
-    )
-    n = runs["seed"].nunique()
-    start, said = checkpoints(runs), paper.NUMBERS["before"]
-    acc1, acc2 = (spread(by_seed(start, f"{name}_before")) for name in said)
-    return (
-        f"### Setting {runs['setting'].iloc[0]} (profile `{folder.name}`): {n} "
-        f"seed{'s' if n > 1 else ''}\n\n"
-        f"**{headline(claims)}**\n\n"
-        f"Before round 2: acc1 {acc1}, acc2 {acc2} "
-        f"(the paper: {plain(said['acc1'])} and {plain(said['acc2'])}). "
-        f"Run on {_hardware(timing)}.\n\n```\n{answer(claims)}\n```\n\n"
-        f"{_markdown(arm_table(runs))}\nAll claims with their verdicts: "
-        "[claims.csv](results/published/"
-        f"{folder.name}/tables/claims.csv).\n\n"
-        f"![stability-plasticity plane](results/published/{folder.name}/figures/plane.png)\n\n"
-    )
-
-
-def _hardware(timing: pd.DataFrame) -> str:
-    return ", ".join(
-        f"{p}, {c} cores" for p, c in timing[["processor", "cores"]].drop_duplicates().values
-    )
-
-
-def _results(published: Path) -> str:
-    folders = [published / name for name in SHOWN]
-    parts = [_one_profile(f) for f in folders if (f / "tables" / "claims.csv").exists()]
-    return "\n" + ("".join(parts) or "Nothing is published yet.\n\n")
-
-
-def _costs(published: Path) -> str:
-    """What each published profile cost, from its timing tables (runs made side by side, other work
-    on the machine)."""
-    rows = []
-    for folder in sorted(p.parent.parent for p in published.glob("*/tables/timing.csv")):
-        timing = pd.read_csv(folder / "tables" / "timing.csv")
-        seed = timing.groupby(timing["run"].str.split("/").str[1])["seconds"].sum().median() / 60
-        rows.append(
-            {
-                "profile": f"`{folder.name}`",
-                "one run of one arm, median": f"{timing['seconds'].median():.0f} s",
-                "all arms of one seed, one thread, median": f"{seed:.0f} min",
-                "rows": len(timing),
-                "hardware": _hardware(timing),
-            }
-        )
-    return "\n" + (
-        _markdown(pd.DataFrame(rows))
-        + "\nA processor with two cores does two such runs at a time. Some "
-        "were timed while other work ran: upper bounds.\n\n"
-        if rows
-        else ""
-    )
-
-
-def _speed(published: Path) -> str:
-    """The targets of the last whole benchmark, what it ran on, and whether results stayed the
-    same."""
-    folder = published / "bench"
-    head = [
-        line for line in (folder / "targets.md").read_text().splitlines() if line.startswith("- ")
-    ]
-    targets = pd.read_csv(folder / "targets.csv", keep_default_na=False)
-    agreement = pd.read_csv(folder / "agreement.csv")
-    return "\n".join(
-        [
-            "",
-            *head,
-            "",
-            _markdown(targets),
-            "Results before and after, the same seeds by the code before "
-            "and after the work on speed (commit f1d8e98; the later SSIM kernel and features "
-            "computed once "
-            "are held to the same numbers by tests alone):",
-            "",
-            _markdown(agreement),
-            "",
-        ]
-    )
-
-
-def in_readme(text: str, published: Path) -> str:
-    """README.md's text with what stands between its marks (those it has) made anew from the
-    published tables."""
-    for name, make in (("results", _results), ("costs", _costs), ("speed", _speed)):
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        if not mark:
-            continue
-        _, _, after = rest.partition(f"<!-- /{name} -->")
-        text = f"{before}<!-- {name} -->\n{make(published)}<!-- /{name} -->{after}"
-    return text
+        path = figures.save(figure, Path(folder), "forest")[0]
+        return _picture(path, "forest", FIGURES["forest"], says)

@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from lib.reproduce import notebooks, plan, record, report, verify
 from lib.study.command import Parser
 from lib.study.profile import ROOT, Profile, load
-from lib.study.store import holding, remove, results_dir, rows, write_atomically
-
-MARK = re.compile(r"<!-- (/?)(results|costs|speed) -->")
+from lib.study.store import SHOWCASE, holding, remove, results_dir, rows, write_atomically
 
 
 def redraw(profile: Profile, arguments: argparse.Namespace) -> None:
     """Draw the figures that come from tables again, without training. `--style` names a matplotlib
     style: those go into a folder of their own, so that the study's figures stay what its
     manifests say."""
-    from lib.report import figures
+    from lib.report import figures, readings
 
     _check_style(arguments.style)
     figures.use_style(arguments.style)
-    drawn = figures.from_tables(lambda name: rows(profile.name, name))
+    drawn = {}
+    for room in (figures, readings):
+        drawn |= room.from_tables(lambda name: rows(profile.name, name))
     if not drawn:
         raise FileNotFoundError(
             f"no tables of profile {profile.name} to draw from: expected some in "
@@ -50,23 +50,33 @@ def _check_style(style: str | None) -> None:
 
 
 def readme(profile: Profile, arguments: argparse.Namespace) -> None:
-    """Write the generated parts of README.md, each between its two marks, from the published
-    tables. ValueError if a mark has no partner: what stands after it would be lost."""
-    from lib.report.page import in_readme
+    """Write the generated parts of README.md, GUIDE.md and bench/README.md, each between its two
+    marks, and the figure README.md shows. ValueError if a mark has no partner."""
+    from lib.report.readme import PAGES, draw, in_text
 
-    path = ROOT / "README.md"
-    text = path.read_text()
-    marks = [(end, name) for end, name in MARK.findall(text)]
-    pairs = list(zip(marks[::2], marks[1::2]))
-    if len(marks) % 2 or any(a != ("", b[1]) or b[0] != "/" for a, b in pairs) or not marks:
-        shown = ", ".join(f"<!-- {end}{name} -->" for end, name in marks) or "none"
-        raise ValueError(
-            f"{path}: its marks are {shown}; expected each <!-- name --> to be followed by its "
-            "<!-- /name -->; put the missing one back, nothing was written"
-        )
-    text = in_readme(text, record.PUBLISHED)
-    write_atomically(path, lambda p: p.write_text(text))
-    print("README.md: results, costs and speed written from the published tables")
+    pages = [path for page in PAGES if (path := ROOT / page).exists()]
+    texts = {}
+    for path in pages:  # all are sound before one is written
+        try:
+            texts[path] = in_text(path.read_text(), record.PUBLISHED)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    for path, text in texts.items():
+        write_atomically(path, lambda p, text=text: p.write_text(text))
+    written = [*pages, *draw(record.PUBLISHED)]
+    print(f"written from the published tables: {', '.join(map(str, written))}")
+
+
+def showcase(profile: Profile, arguments: argparse.Namespace) -> None:
+    """Write the showcase of notebook 00 (results/published/showcase) from the products of one
+    seed, the first that is named."""
+    from lib.study.showcase import make
+
+    about = make(profile, profile.seed_list[0])
+    size = sum(path.stat().st_size for path in SHOWCASE.iterdir())
+    print(f"showcase: {profile.name}, seed {about['seed']}, {size / 1e6:.1f} MB in {SHOWCASE}")
+    for name, value in about["accuracy"]["record"].items():
+        print(f"{name}: {about['accuracy']['half precision'][name]} here, {value} in the record")
 
 
 def clean(profile: Profile, arguments: argparse.Namespace) -> None:
@@ -90,6 +100,7 @@ COMMANDS = {
     "figures": redraw,
     "report": report.report,
     "readme": readme,
+    "showcase": showcase,
     "clean": clean,
 }
 
@@ -110,6 +121,10 @@ def obey(arguments: Sequence[str] | None = None) -> None:
         "--published", action="store_true", help="report: every published profile, an overview"
     )
     parser.add_argument("--style", help="a matplotlib style for figures")
+    parser.add_argument("--engine", help="what does the jobs: local (processes here) or ray")
     given = parser.parse_args(arguments)
+    if given.engine:
+        os.environ["ENGINE"] = given.engine
     os.environ["PYTHONUNBUFFERED"] = "1"
+    os.environ["HEADLESS"] = "1"  # notebooks get lines and pictures, not bars and controls
     COMMANDS[given.command](load(given.profile, given.seeds, given.data), given)

@@ -10,11 +10,11 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib.report.page import SHOWN, Setting, name_of, overview, page
+from lib.report.page import name_of, overview, page, published_settings
 from lib.report.session import NOTEBOOKS
 from lib.reproduce import record
 from lib.reproduce.notebooks import make_report
-from lib.study.profile import ROOT, Profile, load
+from lib.study.profile import Profile, load
 from lib.study.store import holding, results_dir, write_atomically
 
 
@@ -53,20 +53,13 @@ def of_published(profile: Profile) -> Path:
 
 def of_record() -> Iterator[Path]:
     """Every published profile that has tables, and index.html over them."""
-    names = [path.parent.name for path in record.PUBLISHED.glob("*/runs")]
-    names = [*(n for n in SHOWN if n in names), *sorted(set(names) - set(SHOWN))]
-    profiles = [load(name) for name in names if (ROOT / f"profiles/{name}.yaml").exists()]
-    ready = [profile for profile in profiles if _has_tables(profile)]
-    if not ready:
+    settings, waiting = published_settings(record.PUBLISHED)
+    if not settings:
         raise FileNotFoundError(
             f"nothing published: expected tables in {record.PUBLISHED}/<profile>/tables (make "
             "reproduce, then make publish)"
         )
-    yield from map(of_published, ready)
-    settings = [
-        Setting(record.PUBLISHED / p.name, name_of(p), p.about, f"{p.name}.html") for p in ready
-    ]
-    waiting = [name_of(p) for p in profiles if p not in ready]
+    yield from (of_published(load(setting.folder.name)) for setting in settings)
     yield _write("index.html", overview(settings, waiting))
 
 

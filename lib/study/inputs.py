@@ -7,7 +7,7 @@ import os
 
 from lib.network import conv_layers
 from lib.study import arms
-from lib.study.engine import default_workers
+from lib.study.engine import chosen, default_workers
 from lib.study.materials import class_names, fresh_network, outputs_of, tasks
 from lib.study.profile import Profile, load, survives
 from lib.study.store import naming, results_dir
@@ -16,11 +16,12 @@ FEWEST_FILTERS = 2  # in a layer: of one filter there is nothing to choose
 
 
 def check(profile: Profile, workers: int | None = None) -> None:
-    """Look at arms, calibration, workers, data, tasks, batch, network and results folder of a
-    profile; raises the first sentence there is."""
+    """Look at arms, calibration, engine, workers, data, tasks, batch, network and results folder of
+    a profile; raises the first sentence there is."""
     arms.check(profile)
     calibrated = [_calibrated(profile, name) for name in profile.calibration.profiles]
     default_workers(workers)
+    chosen()
     for seed in profile.seed_list if profile.data.draw else profile.seed_list[:1]:
         for asked in (profile, *calibrated):
             _tasks(asked, seed)

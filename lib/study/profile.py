@@ -10,6 +10,7 @@ registries by `lib.study.arms.check`."""
 import difflib
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lib.recipe import Recipe
+from lib.study import own
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_TUNING_SEED = 1000  # seeds from here on tune and calibrate; the study's own seeds lie below
@@ -112,6 +114,7 @@ class Explain(Checked):
     steps: int = Field(30, ge=1)
     lr: float = Field(0.1, gt=0)
     heat_map: Literal["brightness", "difference"] = "brightness"
+    class_map: Literal["mean of scaled maps", "rescaled", "one image"] = "mean of scaled maps"
 
 
 class Examine(Checked):
@@ -231,6 +234,33 @@ class Tuning(Checked):
         return grids
 
 
+class Candidate(Checked):
+    """What a recipe of the reading grid sets; all else is the profile's own."""
+
+    momentum: float = Field(ge=0, lt=1)
+    batch_size: int = Field(ge=1)
+
+
+class Readings(Checked):
+    """The grid over what the paper leaves open; see `lib.study.readings`.
+
+    fraction: of the filters, frozen in every reading; recipes: candidates, in the order in which
+    they are taken; seeds: tuning seeds on each of which a recipe must learn task 1 to `least`;
+    most: recipes that are taken."""
+
+    fraction: float = Field(0.75, gt=0, lt=1)
+    recipes: tuple[Candidate, ...] = ()
+    seeds: str = "1000-1001"
+    least: float = Field(0.4, ge=0, le=1)
+    most: int = Field(2, ge=1)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _tuning_seeds(cls, text):
+        check_tuning_seeds(parse_seeds(text))
+        return str(text)
+
+
 def check_tuning_seeds(seeds: list[int]) -> None:
     """Raise ValueError if one of the study's own seeds is among them."""
     if own := [seed for seed in seeds if seed < FIRST_TUNING_SEED]:
@@ -255,6 +285,7 @@ class Profile(Checked):
     arms: tuple[Arm, ...] = Field(min_length=1)
     calibration: Calibration = Calibration()
     tuning: Tuning = Tuning()
+    readings: Readings = Readings()
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -374,11 +405,14 @@ def _path(name: str) -> Path:
 def load(name: str, seeds: str | None = None, data: str | None = None) -> Profile:
     """The checked profile `name` (a file in `profiles/`, or a path ending in .yaml).
 
-    `seeds` and `data` replace the profile's own when given. Raises FileNotFoundError for an unknown
-    profile and ValueError, one line naming every wrong entry, for a bad one."""
+    `seeds` and `data` replace the profile's own when given; with another data set than its own the
+    profile is fitted to it, and its results get a name of their own (`lib.study.own`). Raises
+    FileNotFoundError for an unknown profile and ValueError, one line naming every wrong entry, for
+    a bad one."""
     path = _path(name)
     name = _name_of(path)
     given = {**_read(path), "name": name}
+    usual = given["data"].get("source") if isinstance(given.get("data"), dict) else None
     if seeds:
         given["seeds"] = str(seeds)
     if data:
@@ -394,7 +428,25 @@ def load(name: str, seeds: str | None = None, data: str | None = None) -> Profil
             for e in error.errors()
         ]
         raise ValueError(f"profile {path.name}: " + "; ".join(lines)) from None
-    return profile
+    other = data and isinstance(usual, str) and own.kind_of(data) != own.kind_of(usual)
+    return _of_other_data(profile, usual) if other else profile
+
+
+def _of_other_data(profile: Profile, usual: str) -> Profile:
+    """The profile under another name, its tasks and its batch fitted to data that are not its
+    `usual` ones."""
+    source, classes, batch = profile.data.source, profile.data.classes, profile.recipe.batch_size
+    name, about = own.name_with(profile.name, source, usual), f"{profile.name} on other data"
+    if (ROOT / "profiles" / f"{name}.yaml").exists():
+        name = f"{name}_images"
+    if classes:
+        classes, batch = own.fitted(classes, batch, source)
+        about += f": {own.kind_of(source)}, classes {own.shown(classes)}, batch {batch}"
+    change = {
+        **{"name": name, "about": about, "recipe": replace(profile.recipe, batch_size=batch)},
+        "data": profile.data.model_copy(update={"classes": classes}),
+    }
+    return profile.model_copy(update=change)
 
 
 def _nearest(error: Any) -> str:

@@ -74,7 +74,7 @@ def run(profile: Profile, seed: int, name: str, again: bool = False) -> dict:
     if have and not again:
         return shelf.once("run", key, dict, branch=have[0])
     lineage = task1(profile, seed)["lineage"]
-    make = partial(_sequence, arm, seed, profile, lineage)
+    make = partial(sequence, arm, seed, profile, lineage)
     return shelf.once("run", key, make, branch=lineage)
 
 
@@ -93,8 +93,8 @@ PRODUCTS["run"] = Product(
 )
 
 
-def _sequence(arm: Arm, seed: int, profile: Profile, lineage: str) -> dict:
-    """Round 2 and later rounds from the task-1 checkpoint, by the arm's method."""
+def sequence(arm: Arm, seed: int, profile: Profile, lineage: str) -> dict:
+    """Round 2 and later rounds from the task-1 checkpoint, by the arm's method; made anew."""
     with reproducibly():
         split, model = tasks(profile, seed), network_after_task1(profile, seed)
         precision, accuracy = profile.recipe.precision, []

@@ -47,6 +47,10 @@ LIBRARIES = (
 )
 
 
+# one trained seed to look at, shipped with the project (see `lib.study.showcase`)
+SHOWCASE = ROOT / "results/published/showcase"
+
+
 def results_dir(profile: str) -> Path:
     """The folder of a profile's results: under $RESULTS if set, else under results/."""
     return Path(os.environ.get("RESULTS") or ROOT / "results") / profile
@@ -273,6 +277,11 @@ class Store:
         path = self.path(kind, key, suffix, branch)
         return _meta(path).exists() and path.exists()
 
+    def files(self, kind: str, key: dict, suffix: str = ".json") -> list[Path]:
+        """The files of a product, if it is finished: itself, and its meta file."""
+        path = self.path(kind, key, suffix)
+        return [path, _meta(path)] if self.has(kind, key, suffix) else []
+
     def branches(self, kind: str, key: dict) -> list[str]:
         """The branches (lineages) under which a JSON product of this key is finished."""
         stem = digest(key)
@@ -362,6 +371,18 @@ def _read_meta(path: Path) -> dict:
             f"{path} is damaged ({why}): delete it, and the next run makes its product again"
         )
     return meta
+
+
+def adopt(path: Path, content: bytes, meta: dict) -> None:
+    """Put a product that another machine made, by the code of this one, into its place here. One
+    that is there stays."""
+    if hashlib.sha256(content).hexdigest() != meta["sha256"]:
+        raise ValueError(f"{path} came back damaged from the machine that made it: run it again")
+    code = {name: provenance()[name] for name in ("commit", "dirty")}
+    with _locked(path):
+        if not _meta(path).exists():
+            write_atomically(path, lambda p: p.write_bytes(content))
+            write_atomically(_meta(path), lambda p: JSON.save({**meta, **code}, p))
 
 
 def product_name(meta: dict) -> str:
