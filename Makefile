@@ -5,7 +5,7 @@ PROFILE ?= quick
 BASE ?= python3
 # what was given reaches a command through its environment: no quote or backtick in it is ever the shell's
 export PROFILE SEEDS DATA ONLY STYLE SECTION NETWORK SLOW
-ARGS = --profile "$$PROFILE" $(if $(SEEDS),--seeds "$$SEEDS") $(if $(DATA),--data "$$DATA")
+ARGS = --profile="$$PROFILE" $(if $(SEEDS),--seeds="$$SEEDS") $(if $(DATA),--data="$$DATA")
 
 ifdef PYTHON
 ready = able
@@ -39,7 +39,7 @@ able:
 	  { echo "error: $$($(PYTHON) --version 2>&1) is too old: expected Python 3.11 or newer; name one with PYTHON=" >&2; exit 1; }
 
 reproduce: $(ready) ## run the notebooks of a profile that are not current
-	@$(PYTHON) -m lib.reproduce run $(ARGS) $(if $(ONLY),--only "$$ONLY")
+	@$(PYTHON) -m lib.reproduce run $(ARGS) $(if $(ONLY),--only="$$ONLY")
 
 tune: $(ready)  ## settings by the profile's grids, on tuning seeds and held-out training images
 	@$(PYTHON) -m lib.study $(ARGS) --tune
@@ -57,7 +57,7 @@ restore: $(ready) ## put published rows back, so that a fresh clone goes on from
 	@$(PYTHON) -m lib.reproduce restore $(ARGS)
 
 figures: $(ready) ## draw the figures of a profile again from its tables, without training (STYLE=...)
-	@$(PYTHON) -m lib.reproduce figures $(ARGS) $(if $(STYLE),--style "$$STYLE")
+	@$(PYTHON) -m lib.reproduce figures $(ARGS) $(if $(STYLE),--style="$$STYLE")
 
 report: $(ready) ## one HTML file of a profile, from tables alone; without PROFILE of all that is published
 	@$(PYTHON) -m lib.reproduce report $(if $(filter file,$(origin PROFILE)),--published,$(ARGS))
@@ -72,13 +72,13 @@ test: $(ready)   ## unit tests, and the smoke profile through papermill once (SL
 	@$(PYTHON) -m pytest -n $(or $(JOBS),2) --dist loadfile
 
 torture: $(ready) ## kills at random moments, a full disk, damaged products, bad inputs: about fifteen minutes, ends with a table
-	@$(PYTHON) -m tests.torture $(if $(ONLY),--only "$$ONLY")
+	@$(PYTHON) -m tests.torture $(if $(ONLY),--only="$$ONLY")
 
 bench: $(ready)  ## speed against the plain baselines in bench/ (SECTION=train|freeze|filters|fullgrad|scores|...)
-	@$(PYTHON) -m bench $(if $(SECTION),--section "$$SECTION")
+	@$(PYTHON) -m bench $(if $(SECTION),--section="$$SECTION")
 
 trace: $(ready)  ## a profiler trace of one training step, for chrome://tracing (NETWORK=compact)
-	@$(PYTHON) -m bench --trace results/bench/step.json $(if $(NETWORK),--network "$$NETWORK")
+	@$(PYTHON) -m bench --trace results/bench/step.json $(if $(NETWORK),--network="$$NETWORK")
 
 lab: $(ready)    ## JupyterLab on the notebooks
 	@$(PYTHON) -m jupyterlab notebooks

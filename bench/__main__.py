@@ -6,6 +6,8 @@ python -m bench --section train --out FOLDER       # one section (may be given m
 python -m bench --trace step.json                  # a profiler trace of one training step
 (chrome://tracing)"""
 
+from __future__ import annotations  # so that a Python too old gets as far as to say so
+
 import sys
 from collections.abc import Sequence
 

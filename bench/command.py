@@ -1,6 +1,5 @@
 """What `python -m bench` does."""
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 from bench.measure import machine, markdown, synchronise, targets_table, write_tables
 from bench.sections import NETWORKS, SECTIONS, Setup, measure_all, network, random_task
 from lib.precision import default_device
+from lib.study.command import Parser
 from lib.study.store import results_dir
 from lib.training import fit
 
@@ -45,7 +45,7 @@ def trace_step(file: Path, name: str, setup: Setup) -> None:
 def obey(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and do what it asks for."""
     torch.manual_seed(0)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bench", description="The study's parts against plain baselines."
     )
     parser.add_argument(

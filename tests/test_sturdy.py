@@ -17,6 +17,7 @@ import pytest
 from lib.report import session
 from lib.reproduce import __main__ as reproduce
 from lib.reproduce import commands, notebooks, record
+from lib.study import __main__ as study
 from lib.study import store
 from lib.study.command import ADVICE, INTERRUPTED, advice_in, in_one_sentence
 from lib.study.engine import default_workers, processes
@@ -102,6 +103,16 @@ def test_clean_refuses_while_a_run_is_under_way(results, capsys):
     assert "in use by process" in capsys.readouterr().err and kept.exists()
     assert reproduce.main(["clean", *SMALL]) == 0 and not (results / "smoke").exists()
     assert reproduce.main(["clean", *SMALL]) == 0 and "nothing to remove" in capsys.readouterr().out
+
+
+def test_clean_empties_the_folder_a_link_leads_to(results, tmp_path):
+    (tmp_path / "large_disk").mkdir()
+    results.mkdir()
+    (results / "smoke").symlink_to(tmp_path / "large_disk")
+    product(results)
+    assert reproduce.main(["clean", *SMALL]) == 0
+    assert (results / "smoke").is_dir() and not [*(tmp_path / "large_disk").iterdir()]
+    assert {p.name for p in tmp_path.iterdir()} == {"large_disk", "results"}
 
 
 @pytest.mark.parametrize("fails_at", [1, 3, 5])
@@ -512,6 +523,14 @@ def test_ctrl_c_while_workers_train_is_one_sentence_and_leaves_no_process(tmp_pa
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("words", [["walk"], ["run", "--colour", "red"], ["run", "--seeds"], []])
+def test_a_command_line_that_is_none_is_one_sentence(words, capsys):
+    assert reproduce.main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert "python -m lib.reproduce --help shows what is expected" in error
+
+
 @pytest.mark.parametrize("module", ["lib.reproduce", "lib.study", "bench"])
 def test_a_python_without_the_packages_is_told_what_to_do(module):
     done = subprocess.run(
@@ -527,6 +546,14 @@ def test_an_old_python_is_told_what_to_do(monkeypatch, capsys):
     assert "too old: expected 3.11 or newer; name one by PYTHON=" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("shard", ["²/2", "0/2", "3/2", "2", "a/b", "1/²", "-1/2", "9/9"])
+def test_a_shard_that_is_none_is_told_so(shard, results, capsys):
+    assert study.main([*SMALL, f"--shard={shard}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: shard {shard}") or error.startswith(f"error: shard '{shard}'")
+    assert "expected" in error and error.count("\n") == 1 and not results.exists()
+
+
 # --- make -----------------------------------------------------------------------------------------
 
 OLD_PYTHON = "#!/bin/sh\ncase $1 in --version) echo Python 2.7.18 >&2;; *) exit 1;; esac\n"
@@ -536,6 +563,7 @@ GIVEN_TO_MAKE = {  # what is given -> words of the sentence
         ["no profile 'a\"b`touch", "expected one"],
     ),
     "a word more": ({"PROFILE": "quick smoke"}, ["no profile 'quick smoke'", "expected one of"]),
+    "a minus": ({"PROFILE": "smoke", "SEEDS": "-3"}, ["seeds '-3'", "such as 1-5"]),
     "seeds apart": ({"PROFILE": "smoke", "SEEDS": "1, x"}, ["seeds '1, x'", "such as 1-5"]),
     "no such Python": ({"PYTHON": "nosuch"}, ["no program nosuch", "PYTHON="]),
     "an old Python": ({"PYTHON": "{tmp}/old"}, ["Python 2.7.18 is too old", "3.11 or newer"]),

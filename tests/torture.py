@@ -8,7 +8,6 @@ Runs are forks of this process, which has imported all it needs: so a kill hits 
 import. The last two parts start the commands as a user does. Ends with a table (case, expected,
 seen, ok); exit code 1 if anything is not ok."""
 
-import argparse
 import json
 import os
 import random
@@ -29,7 +28,7 @@ import torch
 
 from lib.reproduce.__main__ import main as reproduce
 from lib.study import jobs
-from lib.study.command import INTERRUPTED, in_one_sentence
+from lib.study.command import INTERRUPTED, Parser, in_one_sentence
 from lib.study.inputs import check
 from lib.study.profile import ROOT, load
 from lib.study.store import LEFT_OVER, LONG_AGO, file_hash, sweep, write_atomically
@@ -355,17 +354,20 @@ PARTS = {
 
 def main() -> int:
     """Run the parts asked for, print the table; 0 if every line is ok."""
-    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    parser = Parser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1, help="of the random moments")
     parser.add_argument("--only", help=f"some of {', '.join(PARTS)}, by commas")
     given = parser.parse_args()
+    parts = given.only.split(",") if given.only else [*PARTS]
+    if strange := [name for name in parts if name not in PARTS]:
+        raise ValueError(f"--only {strange[0]}: expected some of {', '.join(PARTS)}, by commas")
     torch.set_num_threads(1)  # a fork inherits no other threads
     lines = []
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         bench = Bench(Path(folder), given.seed)
         bench.undisturbed()
-        for name in given.only.split(",") if given.only else PARTS:
+        for name in parts:
             for line in PARTS[name](bench, given):
                 lines.append(line)
                 print(f"{name}: {line.case}: {line.seen}", file=sys.stderr, flush=True)
@@ -377,4 +379,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_one_sentence(main))

@@ -8,6 +8,8 @@ What each command does stands in `lib.reproduce.commands`; errors end in one sen
 1, Ctrl-C in one sentence and 130 (`lib.study.command`).
 """
 
+from __future__ import annotations  # so that a Python too old gets as far as to say so
+
 import sys
 from collections.abc import Sequence
 

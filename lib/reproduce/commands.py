@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from lib.reproduce import notebooks, plan, record, report, verify
+from lib.study.command import Parser
 from lib.study.profile import ROOT, Profile, load
 from lib.study.store import SHOWCASE, holding, remove, results_dir, rows, write_atomically
 
@@ -106,7 +107,7 @@ COMMANDS = {
 
 def obey(arguments: Sequence[str] | None = None) -> None:
     """Parse a command line and do what it asks for; errors are raised."""
-    parser = argparse.ArgumentParser(prog="python -m lib.reproduce")
+    parser = Parser(prog="python -m lib.reproduce")
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument(
         "--profile", default="quick", help="a name in profiles/, or the path of a .yaml file"

@@ -34,14 +34,7 @@ SOCKETS = re.compile(r"(?P<name>kernel)-(?P<pid>\d+)-\w+")
 def run(profile: Profile, arguments: argparse.Namespace) -> None:
     """Run every notebook that is not current, in order; then the HTML report. A notebook that fails
     ends it. One run at a time works on a profile's results."""
-    wanted = [
-        n for n in NOTEBOOKS if not arguments.only or n.startswith(tuple(arguments.only.split(",")))
-    ]
-    if not wanted:
-        raise ValueError(
-            f"--only {arguments.only}: no such notebook; expected numbers such as 03 of "
-            f"{', '.join(NOTEBOOKS)}"
-        )
+    wanted = _asked_for(arguments.only)
     results, start = results_dir(profile.name), time.time()
     if all(is_current(n, profile) for n in wanted) and report_is_current(profile):
         print(
@@ -70,6 +63,17 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
         f"profile {profile.name}: done in {(time.time() - start) / 60:.1f} min; results in "
         f"{results}, report/index.html first"
     )
+
+
+def _asked_for(only: str | None) -> list[str]:
+    """The notebooks of `--only`, in their order; all without it."""
+    numbers = [part.strip().zfill(2) for part in only.split(",")] if only else []
+    if strange := [n for n in numbers if n not in {name[:2] for name in NOTEBOOKS}]:
+        raise ValueError(
+            f"--only {only}: no such notebook as {strange[0]!r}; expected numbers such as 03,04 of "
+            f"{', '.join(NOTEBOOKS)}"
+        )
+    return [name for name in NOTEBOOKS if not only or name[:2] in numbers]
 
 
 def _say_whose_seeds(profile: Profile) -> None:

@@ -4,13 +4,15 @@ notebooks. Needs torch, numpy, pandas, scipy, pyyaml and pydantic alone.
 `--tune` runs the grids of the profile's tuning section instead (see `lib.study.tuning`), and
 `--readings` the grid over what the paper leaves open (see `lib.study.readings`)."""
 
+from __future__ import annotations  # so that a Python too old gets as far as to say so
+
 import argparse
 import json
 import os
 import sys
 from collections.abc import Sequence
 
-from lib.study.command import in_one_sentence
+from lib.study.command import Parser, in_one_sentence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def _work(arguments: Sequence[str] | None) -> None:
     from lib.study.store import results_dir, sweep
     from lib.study.tables import collect
 
-    parser = argparse.ArgumentParser(prog="python -m lib.study", description=__doc__)
+    parser = Parser(prog="python -m lib.study", description=__doc__)
     parser.add_argument("--profile", required=True)
     parser.add_argument("--seeds", help="such as 1-10; the profile's own if not given")
     parser.add_argument("--data", help="a data source in place of the profile's")
@@ -110,8 +112,11 @@ def _readings(given: argparse.Namespace) -> None:
 
 def _dealt(seeds: list[int], shard: str) -> list[int]:
     """The seeds of part I of N, dealt in turn. ValueError if the shard is no I/N, or holds none."""
+    from lib.study.profile import is_number
+
     part, _, parts = shard.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+    numbers = is_number(part) and is_number(parts)
+    if not (numbers and 1 <= int(part) <= int(parts)):
         raise ValueError(f"shard {shard!r}: expected I/N with I from 1 to N, such as 2/4")
     if mine := seeds[int(part) - 1 :: int(parts)]:
         return mine

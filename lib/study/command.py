@@ -6,6 +6,9 @@
 Imports the standard library alone, and a main module imports what it needs inside its work: so a
 Python without the packages, and Ctrl-C while they are imported, end in a sentence too."""
 
+from __future__ import annotations  # so that a Python too old gets as far as to say so
+
+import argparse
 import errno
 import os
 import re
@@ -15,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 OLDEST = (3, 11)
 KEPT = "what was finished is kept, the same command goes on from there"
@@ -38,6 +42,13 @@ ADVICE = {  # what the system says -> what to do
     errno.EMFILE: "expected more open files to be allowed; raise the limit (ulimit -n 4096)",
 }
 SPOKEN = (ValueError, RuntimeError, OSError, FloatingPointError)  # these carry their own sentence
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose complaint is a sentence as any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; {self.prog} --help shows what is expected")
 
 
 def one_line(text: object) -> str:

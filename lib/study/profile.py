@@ -316,7 +316,7 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in str(text).split(","):
         first, dash, last = part.strip().partition("-")
-        if not _is_number(first) or (dash and not _is_number(last)):
+        if not is_number(first) or (dash and not is_number(last)):
             raise ValueError(f"seeds {text!r}: expected numbers and ranges such as 1-5 or 1,2,7")
         some = range(int(first), int(last if dash else first) + 1)
         if len(seeds) + len(some[: MOST_SEEDS + 1]) > MOST_SEEDS:
@@ -329,7 +329,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     """Up to nine of the digits 0 to 9: other scripts have digits that are no numbers to Python."""
     return re.fullmatch(r"[0-9]{1,9}", text) is not None
 

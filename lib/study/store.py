@@ -144,9 +144,13 @@ def put_right(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder: renamed first, so that nobody ever sees a part of it under its name."""
-    gone = _temporary(folder)
-    os.rename(folder, gone)
+    """Remove a folder: renamed first, so that nobody ever sees a part of it under its name. Where
+    the name is a link to a folder elsewhere, that one is emptied and the link stays."""
+    place = folder.resolve()
+    gone = _temporary(place)
+    os.rename(place, gone)
+    if folder.is_symlink():
+        place.mkdir()
     shutil.rmtree(gone)
 
 
