@@ -443,8 +443,8 @@ def _over_the_line(use: Use, above: pd.Series | None) -> Use:
     if above is None or above.empty:
         return use
     mean, low, high, n = interval(above)
-    some = f" ({n} of {use.n} seeds)" if n < use.n else ""
-    row = {"estimate": mean, "low": low, "high": high, "high95": high, "level": 1 - ALPHA}
+    some = f" ({n} seeds)" if n < use.n else ""
+    row = {"estimate": mean, "low": low, "high": high, "high95": high}
     return use._replace(height=bounded(row, POINTS) + some, side=_side(row))
 
 
