@@ -543,6 +543,21 @@ def _shown(rule, values, level: float, room: Room) -> dict[str, Any]:
     return {**found, "verdict": verdict, "level": level, **plain}
 
 
+def _families(table: list[Claim], setting: str) -> list[list[str]]:
+    """The claims that share a Holm adjustment."""
+    names = {claim.family_in(setting) for claim in table} - {None}
+    return [[claim.id for claim in table if claim.family_in(setting) == name] for name in names]
+
+
+def levels(table: list[Claim], values: dict[str, Any], setting: str) -> dict[str, float]:
+    """The level of each claim's interval that its lower bound is held at: 95 %, or that of its Holm
+    step. values: claim -> one number for each seed."""
+    level = dict.fromkeys(values, 1 - ALPHA)
+    for members in _families(table, setting):
+        level |= zip(members, holm_levels([t_test(values[name]) for name in members]).tolist())
+    return level
+
+
 # --- the loop -------------------------------------------------------------------------------------
 
 
@@ -580,11 +595,9 @@ def claims(
     table = claims_in(setting, classes_per_task)
     values = {claim.id: claim.estimate(tables, *claim.arms) for claim in table}
     p = {claim.id: claim.rule.p(values[claim.id]) for claim in table}
-    level = dict.fromkeys(values, 1 - ALPHA)
-    for family in {claim.family_in(setting) for claim in table} - {None}:
-        members = [claim.id for claim in table if claim.family_in(setting) == family]
+    level = levels(table, values, setting)
+    for members in _families(table, setting):
         p |= zip(members, holm([p[name] for name in members]).tolist())
-        level |= zip(members, holm_levels([t_test(values[name]) for name in members]).tolist())
     rooms = {scope: headroom(runs, scope) for scope in {claim.room for claim in table} - {None}}
     rows = []
     for claim in table:

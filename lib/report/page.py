@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from lib.report import answers, figures, paper
+from lib.report import answers, figures, paper, power
 from lib.report.statistics import by_seed, checkpoints
 from lib.report.words import answer, arm_table, headline, plain, spread
 from lib.study.profile import Profile
@@ -311,6 +311,7 @@ def page(
         half_width=f"{196 * (0.25 / images) ** 0.5:.0f}" if images else "",
         duplicates=len(_or_empty(read, "duplicates")),
         no_room=any(kind == "no" for kind in map(answers.kind_of, claims.get("verdict", []))),
+        power=power.sentence(power.table(runs)) if len(runs) else "",
         made=([("data", data)] if data else []) + answers.how_made(table["timing"]),
         downloads=_downloads(folder),
         notebooks=notebooks or {},

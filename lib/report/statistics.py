@@ -172,9 +172,10 @@ def t_test(values) -> float:
     x = _finite(values)
     if len(x) < 2:
         return np.nan
-    if np.ptp(x) == 0:  # scipy would divide by zero
+    if np.ptp(x) == 0:  # no spread to divide by
         return float(x[0] == 0)
-    return float(stats.ttest_1samp(x, 0).pvalue)
+    statistic = x.mean() / (x.std(ddof=1) / np.sqrt(len(x)))
+    return float(2 * stats.t.sf(abs(statistic), len(x) - 1))
 
 
 def sign_flip(differences) -> float:
@@ -250,10 +251,9 @@ def curves(rows: pd.DataFrame, acc2: str, acc1: str) -> dict[tuple, np.ndarray]:
     """(seed, lineage) -> its points (acc2, acc1)."""
     if rows.empty:
         return {}
-    return {
-        key: part[[acc2, acc1]].to_numpy()
-        for key, part in rows.groupby(["seed", rows["lineage"].astype(str)])
-    }
+    points = rows[[acc2, acc1]].to_numpy()
+    places = rows.groupby(["seed", rows["lineage"].astype(str)]).indices
+    return {key: points[place] for key, place in sorted(places.items())}
 
 
 def arm_curves(runs: pd.DataFrame, arm: Mapping) -> dict[tuple, np.ndarray]:

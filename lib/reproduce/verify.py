@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.report import claims, figures, statistics, words
+from lib.report import claims, figures, power, statistics, words
 from lib.reproduce.record import PUBLISHED, restore
 from lib.study.profile import Profile
 from lib.study.store import write_atomically
@@ -40,6 +40,7 @@ def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
         "summary": statistics.summary(runs, classes),
         "claims": claims.claims(runs, accuracy, trajectory, overlap, classes),
         "paper_tables": words.paper_tables(runs),
+        "power": power.table(runs),
     }
 
 
