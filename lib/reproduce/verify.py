@@ -47,7 +47,7 @@ def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
 def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
     """The tables that follow from published rows, which are put back into a store of their own:
     what notebooks 01, 03 and 04 write of all seeds, and 06 of those examined."""
-    from lib.study import examined, tables, tuning
+    from lib.study import examined, readings, tables, tuning
     from lib.study.arms import rankings_table
     from lib.study.products import PRODUCTS
 
@@ -65,6 +65,8 @@ def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
         found |= examined.tables(profile)
         if profile.tuning.grids and (tuned := tuning.table(profile)):
             found["tuning"] = tuned
+        if profile.readings.recipes and (read := readings.table(profile)):
+            found |= {"readings": read, "recipes": readings.recipes_table(profile)}
     found["rankings"] = rankings_table(profile)
     return {name: pd.DataFrame(rows) for name, rows in found.items()}
 

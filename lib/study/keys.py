@@ -25,7 +25,7 @@ SCIENCE = {
 LATER: dict[str, dict[str, Any]] = {
     "network": {"architecture": "vgg"},
     "recipe": {},
-    "explain": {},
+    "explain": {"class_map": "mean of scaled maps"},
 }
 
 
@@ -41,6 +41,11 @@ def fields(name: str, section: Any) -> dict[str, Any]:
     given = asdict(section) if is_dataclass(section) else section.model_dump()
     usual = LATER[name]
     return {k: v for k, v in given.items() if k not in usual or v != usual[k]}
+
+
+def later(name: str, section: Any, field: str) -> dict[str, Any]:
+    """One later field of a section as part of the key of a product that depends on no other."""
+    return {k: v for k, v in fields(name, section).items() if k == field}
 
 
 def versions(**numbers: int) -> dict[str, int]:

@@ -112,6 +112,7 @@ class Explain(Checked):
     steps: int = Field(30, ge=1)
     lr: float = Field(0.1, gt=0)
     heat_map: Literal["brightness", "difference"] = "brightness"
+    class_map: Literal["mean of scaled maps", "rescaled", "one image"] = "mean of scaled maps"
 
 
 class Examine(Checked):
@@ -231,6 +232,33 @@ class Tuning(Checked):
         return grids
 
 
+class Candidate(Checked):
+    """What a recipe of the reading grid sets; all else is the profile's own."""
+
+    momentum: float = Field(ge=0, lt=1)
+    batch_size: int = Field(ge=1)
+
+
+class Readings(Checked):
+    """The grid over what the paper leaves open; see `lib.study.readings`.
+
+    fraction: of the filters, frozen in every reading; recipes: candidates, in the order in which
+    they are taken; seeds: tuning seeds on each of which a recipe must learn task 1 to `least`;
+    most: recipes that are taken."""
+
+    fraction: float = Field(0.75, gt=0, lt=1)
+    recipes: tuple[Candidate, ...] = ()
+    seeds: str = "1000-1001"
+    least: float = Field(0.4, ge=0, le=1)
+    most: int = Field(2, ge=1)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _tuning_seeds(cls, text):
+        check_tuning_seeds(parse_seeds(text))
+        return str(text)
+
+
 def check_tuning_seeds(seeds: list[int]) -> None:
     """Raise ValueError if one of the study's own seeds is among them."""
     if own := [seed for seed in seeds if seed < FIRST_TUNING_SEED]:
@@ -255,6 +283,7 @@ class Profile(Checked):
     arms: tuple[Arm, ...] = Field(min_length=1)
     calibration: Calibration = Calibration()
     tuning: Tuning = Tuning()
+    readings: Readings = Readings()
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -94,12 +94,12 @@ def tune(profile: Profile, seeds: str | None = None, workers: int | None = None)
     log = results_dir(profile.name) / "log.txt"
     for kind in PRODUCTS:
         engine.side_by_side(
-            _first(wanted, missing, kind), partial(do, profile=wanted), log, workers
+            needed(wanted, missing, kind), partial(do, profile=wanted), log, workers
         )
     engine.side_by_side(missing, partial(attempt, profile=wanted), log, workers)
 
 
-def _first(wanted: Profile, missing: Sequence[Job], kind: str) -> list[Job]:
+def needed(wanted: Profile, missing: Sequence[Job], kind: str) -> list[Job]:
     """What of a kind the missing runs need and is not there."""
     asking = {j.seed for j in missing if kind in needs(arm_named(wanted, j.part))}
     made = PRODUCTS[kind]
