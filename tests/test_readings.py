@@ -9,15 +9,19 @@ import torch
 
 from lib.freezing import as_many, union
 from lib.ranking import RANKINGS
+from lib.report import figures, paper
+from lib.report import readings as shown
 from lib.study import readings
 from lib.study.__main__ import main
 from lib.study.profile import Candidate, load
 from lib.study.runs import run_key
+from tests.made_up import arm_rows, freeze_rows
 
 TINY = """
 extends: smoke
 seeds: "1"
 data: {{source: "{images}", classes: [[0, 1], [2, 3]]}}
+network: {{depth: 11, width: 0.0625, batch_norm: true}}
 recipe: {{epochs: 1, batch_size: 16, lr: {lr}, momentum: 0.9, flip: false}}
 explain: {{map_images: 2, steps: 1}}
 readings:
@@ -152,3 +156,80 @@ def test_the_class_map_s_kind_is_made_as_its_ranking_makes_it(tiny):
         ours, theirs = RANKINGS["mse"](evidence(other, 1)), RANKINGS[name](look)
         for layer in ours:
             torch.testing.assert_close(ours[layer], theirs[layer])
+
+
+# --- to a reader ----------------------------------------------------------------------------------
+
+
+def rows_of(*differences, seeds=(21, 22, 23), wobble=0.0):
+    """A reading for each difference; its seeds lie `wobble` below, at and above it."""
+    names = list(product(readings.SCOPES, readings.RULES, ("brightness", "difference")))
+    found = []
+    for (scope, rule, heat), difference in zip(names, differences):
+        for i, seed in enumerate(seeds):
+            choices = {"heads": "per_task", "momentum": 0.9, "batch_size": 64, "scope": scope}
+            choices |= {"rule": rule, "heat_map": heat, "class_map": "rescaled", "seed": seed}
+            acc1 = 0.4 + difference + (i - 1) * wobble
+            found.append({**choices, "acc1": acc1, "acc1_random": 0.4})
+    return pd.DataFrame(found)
+
+
+def test_readings_are_counted_by_the_margin_by_hand():
+    rows = rows_of(0.03, -0.02, 0.009, 0.01, -0.0099, wobble=0.01)
+    found = shown.by_reading(rows)
+    assert found["difference"].tolist() == pytest.approx([-0.02, -0.0099, 0.009, 0.01, 0.03])
+    assert (found["n"] == 3).all() and found["spread"].tolist() == pytest.approx([0.01] * 5)
+    half = 4.302653 * 0.01 / 3**0.5
+    assert found["low"].tolist() == pytest.approx(found["difference"] - half)
+    assert shown.above_and_below(found) == (2, 1)
+    # five readings, each with a mean off by .01 / sqrt(3): above one point in 4.2 % of cases
+    assert shown.by_luck(found) == pytest.approx(5 * 0.0416, abs=1e-3)
+    text = shown.sentence(found)
+    assert text.startswith("Of 5 readings of the paper, 2 keep on average at least 1 point more")
+    assert "1 at least 1 point less, and 2 lie between" in text
+    assert "1 have a 95 % interval wholly above zero" in text and "so few seeds cannot" in text
+
+
+def test_one_seed_of_each_reading_tells_nothing():
+    found = shown.by_reading(rows_of(0.03, -0.02, seeds=(21,)))
+    assert np.isnan(shown.by_luck(found)) and found["low"].isna().all()
+    assert shown.sentence(found).endswith("With 1 seed of each, nothing can be said of any one.")
+
+
+def test_the_curve_shows_every_seed_every_choice_and_what_is_far(tmp_path):
+    rows = rows_of(0.03, -0.02, 0.009, wobble=0.01)
+    figures.use_style()
+    drawn = shown.figure(rows)
+    top, below = drawn.axes
+    dots, near, far = (line.get_xydata() for line in top.lines[1:])
+    assert len(dots) == 9 and near.tolist() == [[1, pytest.approx(0.9)]] and len(far) == 2
+    words = [label.get_text() for label in below.get_yticklabels()]
+    assert words[0] == "heads:  one per task" and "united" in words
+    # of each choice one value: a mark for every reading and choice
+    assert sum(len(line.get_xydata()) for line in below.lines) == 3 * len(shown.CHOICES)
+    read = {"readings": rows}.__getitem__
+    assert [*shown.from_tables(read)] == ["readings"]
+
+    def missing(name):
+        raise FileNotFoundError(name)
+
+    assert shown.from_tables(missing) == {}
+
+
+def test_the_setting_nearest_to_the_paper_by_hand():
+    numbers = {0.25: (0.207, 0.392), 0.75: (0.384, 0.257)}
+
+    def setting(name, off):
+        found = arm_rows("fine-tune", 0.1, 0.5, "finetune", before=(0.4566 + off, 0.1322 - off))
+        for share, (acc1, acc2) in numbers.items():
+            found += freeze_rows("MSE", "mse", share, acc1 + off, acc2 - off)
+        return pd.DataFrame(found).assign(setting=name)
+
+    runs = {"far": setting("K", 0.05), "near": setting("S2", 0.02), "digits": setting("Q", 0.0)}
+    table = paper.nearness({**runs, "part": setting("T", 0.0)[:6]})
+    assert table["setting"].tolist() == ["near", "far"] and (table["n"] == 6).all()
+    assert table["off"].tolist() == pytest.approx([0.02, 0.05])
+    assert table.loc[0, "acc2 75 %"] == pytest.approx(-0.02)
+    text = paper.nearest(table)
+    assert "asked only after" in text and "near (2.0 points, n = 6), then far (5.0 points" in text
+    assert paper.nearest(paper.nearness({})) == ""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib.report import paper
+from lib.report import paper, readings
 from lib.report.claims import OVERLAPS, ROOM
 from lib.report.figures import chance_differences
 from lib.report.statistics import ALPHA, FINE_TUNE, heights, in_common, interval, pick, rows_of
@@ -636,6 +636,7 @@ def _of_budget(table: pd.DataFrame) -> str:
 
 TOLD = {  # figure -> its tables, and what tells of them
     "forest": (("runs",), of_forest),
+    "readings": (("readings",), lambda rows: readings.sentence(readings.by_reading(rows))),
     "plane": (("claims",), _of_plane),
     "over_epochs": (("runs", "accuracy"), _of_epochs),
     "retained": (("summary",), _of_retained),

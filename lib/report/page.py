@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from lib.report import answers, figures, paper, power
+from lib.report import answers, figures, paper, power, readings
 from lib.report.statistics import by_seed, checkpoints
 from lib.report.words import answer, arm_table, headline, plain, spread
 from lib.study.profile import Profile
@@ -48,6 +48,12 @@ FIGURES = {  # in the order of the study's questions
         "is a cross; the second panel enlarges freezing and fine-tuning.",
         "An arm helps if it lies above the others at equal accuracy on task 2, fine-tuning's own "
         "path and the straight line of weights among them.",
+    ),
+    "readings": Shown(
+        "Which reading of the paper, if any?",
+        "Above, a rising row of marks, one for each reading of the paper, with a dot for each seed "
+        "and a grey band of one point around zero; below, what each reading chooses.",
+        "A choice that mattered would have its marks below gathered at one end.",
     ),
     "retained": Shown(
         "What is retained",
@@ -245,7 +251,7 @@ def pictures(folder: Path, name: str) -> dict[str, Picture]:
     says, there = answers.conclusions(read), {p.stem: p for p in folder.glob("figures/*.png")}
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            drawn = figures.from_tables(read)
+            drawn = figures.from_tables(read) | readings.from_tables(read)
         except FileNotFoundError:  # an older record, without names: it has its figures on disk
             drawn = {}
         if "forest" in drawn:
@@ -395,6 +401,7 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
             "made": "How it was made",
             "glossary": "Words",
         },
+        near=paper.nearest(paper.nearness(runs)),
         sentences=answers.answer_over({n: t for n, t in claims.items() if n in alike}),
         pictures=shown,
         rest=planes,

@@ -20,10 +20,12 @@ def redraw(profile: Profile, arguments: argparse.Namespace) -> None:
     """Draw the figures that come from tables again, without training. `--style` names a matplotlib
     style: those go into a folder of their own, so that the study's figures stay what its
     manifests say."""
-    from lib.report import figures
+    from lib.report import figures, readings
 
     figures.use_style(arguments.style)
-    drawn = figures.from_tables(lambda name: rows(profile.name, name))
+    drawn = {}
+    for room in (figures, readings):
+        drawn |= room.from_tables(lambda name: rows(profile.name, name))
     if not drawn:
         raise FileNotFoundError(
             f"no tables of profile {profile.name} to draw from: expected some in "
