@@ -230,7 +230,7 @@ def _folder(root: Path, size: int):
             )
             for i, file in enumerate(files):
                 parts[part or ("test" if i % 5 == 4 else "train")].append(
-                    (_open(file, size), label)
+                    (open_image(file, size), label)
                 )
     if empty := [part for part, items in parts.items() if not items]:
         raise ValueError(
@@ -241,7 +241,7 @@ def _folder(root: Path, size: int):
     return np.stack(x), list(y), np.stack(x_test), list(y_test), names
 
 
-def _open(file: Path, size: int) -> np.ndarray:
+def open_image(file: Path, size: int) -> np.ndarray:
     """One image file as uint8 (size, size, 3): the largest centred square, resized."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 

@@ -63,6 +63,16 @@ def _turns(order_cf: list[list[int]], budget: int, first: int) -> list[int]:
     return list(taken)
 
 
+def _and_by_turns(s: Tensor, old: Tensor | None, budget: int, number: int) -> Tensor:
+    """bool (F,): what is held already and, by turns, `budget` more, or all that are free if they
+    are fewer."""
+    mask = torch.zeros(s.shape[1], dtype=torch.bool) if old is None else old.clone()
+    order_cf = _free(s, old).argsort(dim=1, descending=True, stable=True).tolist()
+    budget = min(budget, s.shape[1] - int(mask.sum()))
+    mask[_turns(order_cf, budget, first=number % len(s))] = True
+    return mask
+
+
 def allocate(scores: Scores, fraction: float, held: Masks | None = None) -> Masks:
     """The default budget rule: each layer freezes exactly round(fraction * F) filters (halves round
     up), beside those it holds already.
@@ -77,11 +87,7 @@ def allocate(scores: Scores, fraction: float, held: Masks | None = None) -> Mask
     masks = {}
     for number, (layer, s) in enumerate(scores.items()):
         old = (held or {}).get(layer)
-        masks[layer] = torch.zeros(s.shape[1], dtype=torch.bool) if old is None else old.clone()
-        free = s.shape[1] - int(masks[layer].sum())
-        order_cf = _free(s, old).argsort(dim=1, descending=True, stable=True).tolist()
-        budget = min(int(fraction * s.shape[1] + 0.5), free)
-        masks[layer][_turns(order_cf, budget, first=number % len(s))] = True
+        masks[layer] = _and_by_turns(s, old, int(fraction * s.shape[1] + 0.5), number)
     return masks
 
 
@@ -115,6 +121,18 @@ RULES: dict[str, Callable[..., Masks]] = {
     "union": union,
     "network": whole_network,
 }
+
+
+def as_many(scores: Scores, counts: Masks, held: Masks | None = None) -> Masks:
+    """The best filters by these scores, in each layer exactly as many as the masks `counts` freeze
+    there (held ones among them): the control of a choice whose size follows from the rankings, as a
+    union's does. The classes take turns as in `allocate`."""
+    masks = {}
+    for number, (layer, s) in enumerate(scores.items()):
+        old = (held or {}).get(layer)
+        more = int(counts[layer].sum()) - (0 if old is None else int(old.sum()))
+        masks[layer] = _and_by_turns(s, old, more, number)
+    return masks
 
 
 def realised(masks: Masks) -> dict[str, float]:

@@ -143,16 +143,23 @@ def choose_images(model: nn.Module, task: Task, count: int) -> tuple[list[Tensor
     return picks, correct
 
 
-def class_maps(model: nn.Module, task: Task, count: int = 100) -> ClassMaps:
+def class_maps(
+    model: nn.Module, task: Task, count: int = 100, kind: str = "mean of scaled maps"
+) -> ClassMaps:
     """The class map (PROTOCOL section 2): mean of the FullGrad maps, each scaled to [0, 1], of
     `count` images.
 
-    The explained output is the class's own, in the task's head.
+    The explained output is the class's own, in the task's head. kind: the mean as it is, "rescaled"
+    to [0, 1] once more, or of "one image", whatever `count` says.
     """
+    if kind == "one image":
+        return class_maps(model, task, 1)
     picks, correct = choose_images(model, task, count)
     maps = []
     for c, pick in enumerate(picks):
         targets = torch.full_like(pick, c + task.first_output)
         x = normalise(task.x[pick], task, next(model.parameters()).dtype)
         maps.append(scale(fullgrad(model, x, targets)).mean(0))
-    return ClassMaps(torch.stack(maps), [len(p) for p in picks], correct)
+    found = torch.stack(maps)
+    found = scale(found) if kind == "rescaled" else found
+    return ClassMaps(found, [len(p) for p in picks], correct)

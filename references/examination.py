@@ -51,3 +51,30 @@ def probe_accuracy(x, y, x_test, y_test, ridge):
     one_hot = np.eye(y.max() + 1)[y]
     fitted = Ridge(alpha=ridge * len(x)).fit(scaler.transform(x), one_hot)
     return float((fitted.predict(scaler.transform(x_test)).argmax(1) == y_test).mean())
+
+
+def entropy(values, bins=100):
+    """Quantus' discrete entropy: scipy's, of numpy's histogram over the values' own range."""
+    from scipy.stats import entropy as of_counts
+
+    return float(of_counts(np.histogram(values, bins=bins)[0]))
+
+
+def quantus_rise(model, task, each=5, seed=42):
+    """Quantus' EfficientMPRT of FullGrad, on the images of `lib.examination.efficient_mprt` and
+    with random weights of its own: its mean over images, or a line that it is not installed."""
+    try:
+        import quantus
+    except ImportError:
+        return "Quantus is not installed: pip install quantus==0.6.0"
+    from lib.data import normalise
+    from lib.saliency import choose_images, fullgrad
+
+    def explain(model, inputs, targets, **_):
+        x = torch.as_tensor(inputs, dtype=next(model.parameters()).dtype)
+        return fullgrad(model.eval(), x, torch.as_tensor(targets)).numpy()[:, None]
+
+    pick = torch.cat(choose_images(model, task, each)[0])
+    x, y = normalise(task.x[pick], task).numpy(), (task.y[pick] + task.first_output).numpy()
+    test = quantus.EfficientMPRT(disable_warnings=True, seed=seed)
+    return float(np.mean(test(model=model, x_batch=x, y_batch=y, explain_func=explain)))

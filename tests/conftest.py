@@ -4,6 +4,7 @@ it is at hand."""
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,13 @@ import pytest
 import torch
 
 from lib.data import load, split_tasks
+from lib.study.arms import check
 from lib.study.profile import ROOT
+from lib.study.profile import load as load_profile
+from lib.study.store import file_hash
+
+# of the script that unpacks CIFAR-100: one that is only found, not named, must be this one to run
+KNOWN_SCRIPT = "aa65f878f465ed70b88d356689ad51f51dfc28f7dd0a3caf4675a05ea6c45aa7"
 
 torch.set_num_threads(
     1
@@ -27,7 +34,7 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
-def _tiny_arrays(classes=4, per_class=40, size=32, seed=0):
+def coarse_patterns(classes=4, per_class=40, size=32, seed=0):
     """Each class is a coarse pattern of its own plus noise; a quarter as many images for
     testing."""
     rng = np.random.default_rng(seed)
@@ -44,7 +51,7 @@ def _tiny_arrays(classes=4, per_class=40, size=32, seed=0):
 def tiny_arrays():
     """tiny_arrays(classes=4, per_class=40, size=32, seed=0) -> {x_train (N, H, W, 3), y_train,
     x_test, y_test}."""
-    return _tiny_arrays
+    return coarse_patterns
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +60,7 @@ def tiny_npz():
     the path as text."""
 
     def write(path, **options):
-        np.savez(path, **_tiny_arrays(**options))
+        np.savez(path, **coarse_patterns(**options))
         return str(path)
 
     return write
@@ -71,6 +78,36 @@ def tiny_tasks(tiny_images):
     return split_tasks(tiny_images, [[0, 1], [2, 3]])
 
 
+@pytest.fixture
+def small_study(monkeypatch, tmp_path, tiny_npz):
+    """small_study(*arms, tasks=2, **change) -> a profile of one seed that trains in a second: six
+    tiny classes, two a task, a narrow network of eleven layers, one epoch. Its results lie in a
+    folder of the test's own. change: fields of the profile, or {field: its own fields}."""
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    source = tiny_npz(tmp_path / "tiny.npz", classes=6)
+
+    def study(*arms, tasks=2, **change):
+        profile = load_profile("smoke", seeds="1", data=source)
+        classes = tuple((2 * k, 2 * k + 1) for k in range(tasks))
+        small = {
+            "data": {"classes": classes},
+            "network": {"width": 0.0625, "depth": 11},
+            "explain": {"steps": 1, "map_images": 2},
+        }
+        fields = {
+            name: getattr(profile, name).model_copy(update=own | change.get(name, {}))
+            for name, own in small.items()
+        }
+        recipe = replace(
+            profile.recipe, **{"epochs": 1, "precision": "float32"} | change.get("recipe", {})
+        )
+        made = profile.model_copy(update={**fields, "recipe": recipe, "arms": arms})
+        check(made)
+        return made
+
+    return study
+
+
 def _real_data() -> Path:
     return Path(os.environ.get("CIFAR100") or ROOT.parent / "shared/data/cifar100")
 
@@ -82,6 +119,8 @@ def cifar100_folder(tmp_path_factory):
     script = _real_data() / "restore_cifar100.py"
     if not script.is_file():
         pytest.skip(f"needs the packed CIFAR-100: no {script} (name its folder by $CIFAR100)")
+    if "CIFAR100" not in os.environ and file_hash(script) != KNOWN_SCRIPT:
+        pytest.skip(f"{script} was merely found, and is not the one known: name it by $CIFAR100")
     folder = tmp_path_factory.mktemp("cifar100")
     done = subprocess.run(
         [sys.executable, "-B", str(script), str(folder)], capture_output=True, text=True

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.report.claims import CLAIMS, COLUMNS, claims
+from lib.report.claims import CLAIMS, COLUMNS, OVERLAPS, claims, read_at
 from lib.report.statistics import interval, prediction_interval, summary
 from lib.report.words import classes_per_task, paper_tables
 from lib.study.profile import ROOT, load
@@ -93,18 +93,18 @@ def test_primary_claims_are_adjusted_by_holm_and_others_are_not():
         "C2-Pearson": 1 - 0.05 / 2,
     }
     for claim, x in samples.items():
-        row, wide = table.loc[claim], stats.ttest_1samp(x, 0).confidence_interval(levels[claim])
-        assert row["level"] == pytest.approx(levels[claim])
+        shown = 0.9 if claim == "C2-bottom" else levels[claim]  # equivalent: read at 90 %
+        row, wide = table.loc[claim], stats.ttest_1samp(x, 0).confidence_interval(shown)
+        assert row["level"] == pytest.approx(shown)
         assert (row["low"], row["high"]) == pytest.approx((wide.low, wide.high), abs=1e-12)
-        assert row["high95"] == pytest.approx(
-            stats.ttest_1samp(x, 0).confidence_interval(0.95).high, abs=1e-12
-        )
+        plain = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+        assert (row["low95"], row["high95"]) == pytest.approx((plain.low, plain.high), abs=1e-12)
     # all six of one sign: 2 / 64 each, times 4, then never less
     assert table.loc[["C2-random", "C2b-random"], "p"].tolist() == pytest.approx([0.125, 0.125])
     assert table.loc["C2b-trajectory", "p"] == pytest.approx(2 / 64)
     others = table.drop(index=list(samples))
     assert (others["level"] == 0.95).all()
-    assert others["high"].equals(others["high95"])
+    assert others["high"].equals(others["high95"]) and others["low"].equals(others["low95"])
     assert table.loc["C1-acc1", "p"] == pytest.approx(6.0**-6) and np.isnan(
         table.loc["C4-acc1-25", "p"]
     )
@@ -121,7 +121,47 @@ def test_contradicted_needs_the_plain_upper_bound_below_one_point():
         ]
     )
     row = claims(runs, pd.DataFrame(), pd.DataFrame()).set_index("claim").loc["C2-random"]
-    assert row["high"] > 0.01 > row["high95"] and row["verdict"] == "contradicted (equivalent)"
+    assert row["verdict"] == "contradicted (equivalent)" and row["level"] == 0.9
+    bounds = interval(spread)[2], interval(spread, 0.9)[2]
+    assert (row["high95"], row["high"]) == pytest.approx(bounds, abs=1e-12)
+
+
+def agrees(row, margin=0.01):
+    """Whether a difference's verdict can be read off the interval that stands beside it."""
+    words = row["verdict"].split()
+    says = {
+        "supported": row["low"] > 0 and row["estimate"] >= margin,
+        "contradicted": row["high"] < margin,
+        "inconclusive": row["high"] >= margin or "(equivalent)" in words,
+    }
+    within = -margin <= row["low"] and row["high"] <= margin
+    return says[words[0]] and (within or "(equivalent)" not in words)
+
+
+def test_every_verdict_is_read_off_the_interval_that_stands_beside_it():
+    draw, seen = np.random.default_rng(0), {}
+    for _ in range(60):
+        runs = two_heads()
+        gap = draw.choice([-0.02, 0.0, 0.01, 0.03]) + draw.choice([0.002, 0.02]) * draw.normal(
+            size=len(runs)
+        )
+        runs["acc1"] = 0.3 + gap * (runs["ranking"] == "mse")
+        table = claims(runs, pd.DataFrame(), pd.DataFrame())
+        for _, row in table[table["claim"].isin({*FIVE, *FOUR})].iterrows():
+            assert agrees(row), row
+            seen.setdefault(row["verdict"], set()).add(round(row["level"], 6))
+    assert set(seen) == {
+        *("supported", "contradicted", "inconclusive"),
+        *("contradicted (equivalent)", "inconclusive (equivalent)"),
+    }
+    assert seen["contradicted"] == {0.95} and seen["contradicted (equivalent)"] == {0.9}
+    assert len(seen["supported"]) == 5  # Holm's steps
+
+
+def test_a_claim_on_overlap_says_how_many_filters_are_the_same():
+    assert {"C5b", "C5c", "C5c-flat", "C5c-gaussian", "C5c-permuted"} == set(OVERLAPS)
+    texts = made_up().set_index("claim").loc[list(OVERLAPS), "text"]
+    assert texts.str.endswith("is below 0.9 (95 % the same)").all()  # 2 * .9 / 1.9 = .947
 
 
 def test_prediction_claims_with_enough_seeds():
@@ -296,8 +336,11 @@ def test_two_heads_have_a_family_of_five_by_hand():
     assert 0.05 / 2 >= p["C2-random-25"] and p["C2-random-90"] > 0.05
     for k, name in enumerate(order):  # all but the last pass their step, so each has its own
         row, x = table.loc[name], samples[name]
-        assert row["level"] == pytest.approx(1 - 0.05 / (5 - k)), name
-        bounds = stats.ttest_1samp(x, 0).confidence_interval(1 - 0.05 / (5 - k))
+        holm = 1 - 0.05 / (5 - k)
+        level = read_at(row["verdict"], holm)
+        assert row["level"] == pytest.approx(level), name
+        assert (level == holm) == (not row["verdict"].startswith("contradicted"))
+        bounds = stats.ttest_1samp(x, 0).confidence_interval(level)
         assert (row["low"], row["high"]) == pytest.approx((bounds.low, bounds.high), abs=1e-12)
         assert row["estimate"] == pytest.approx(x.mean(), abs=1e-12) and row["n"] == 6
     # 2 / 64 where all six are of one sign, times five; never less after it
@@ -323,8 +366,9 @@ def test_a_test_that_could_not_be_made_still_counts_in_its_family():
     runs = runs[~((runs["ranking"] == "random") & (runs["fraction"] == 0.9))]
     table = claims(runs, pd.DataFrame(), pd.DataFrame()).set_index("claim")
     assert "C2-random-90" not in table.index
+    assert table.loc["C2-random-25", "verdict"] == "contradicted (equivalent)"  # read at 90 %
     assert sorted(table.loc[[n for n in FIVE if n in table.index], "level"]) == pytest.approx(
-        [1 - 0.05 / k for k in (2, 3, 4, 5)]
+        [0.9, *(1 - 0.05 / k for k in (3, 4, 5))]
     )
 
 

@@ -15,9 +15,8 @@ from lib.methods import METHODS, Context, LwF
 from lib.methods.distillation import divergence
 from lib.network import vgg16
 from lib.recipe import Recipe
-from lib.study.arms import check, table
+from lib.study.arms import table
 from lib.study.profile import Arm
-from lib.study.profile import load as load_profile
 from lib.study.runs import run
 from lib.training import Method, fit
 from references.distillation import lwf_penalty
@@ -191,13 +190,9 @@ def test_wrong_options_are_refused(options, words):
         METHODS["lwf"](**options)
 
 
-def test_it_runs_as_an_arm(monkeypatch, tmp_path):
-    monkeypatch.setenv("RESULTS", str(tmp_path))
-    profile = load_profile("smoke", seeds="1")
-    recipe = Recipe(epochs=1, batch_size=64, lr=0.005, precision="float32")
-    arms = (Arm(name="LwF", method="lwf", options={"strength": 1, "temperature": 2}),)
-    profile = profile.model_copy(update={"arms": arms, "recipe": recipe})
-    check(profile)
+def test_it_runs_as_an_arm(small_study):
+    arm = Arm(name="LwF", method="lwf", options={"strength": 1, "temperature": 2})
+    profile = small_study(arm)
     assert run(profile, 1, "LwF")["row"]["method"] == "lwf"
     row = table(profile)[0]
     assert (row["label"], row["family"], row["keeps"]) == ("LwF", "distillation", "weights")

@@ -11,7 +11,7 @@ from lib.data import normalise
 from lib.network import conv_layers, norm_layers
 from lib.ranking import RANKINGS, similarity
 from lib.report import claims, figures, words
-from lib.saliency import class_maps, fullgrad, scale
+from lib.saliency import choose_images, class_maps, fullgrad, scale
 from lib.study import examined, jobs
 from lib.study.profile import load
 from references import examination as slow
@@ -266,6 +266,43 @@ def test_the_probe_is_ridge_regression_on_what_enters_the_head(network):
     assert examination.linear_probe(network, light) == 1
 
 
+# --- how much order is there in the maps? ---------------------------------------------------------
+
+
+def test_the_entropy_of_a_map_is_quantus_discrete_entropy():
+    draw = np.random.default_rng(0)
+    maps = np.stack([draw.normal(size=(32, 32)), draw.random((32, 32)) ** 4, np.ones((32, 32))])
+    maps[1, 0, 0] = 7  # nearly all of it in the first bin
+    found = examination.map_entropy(torch.from_numpy(maps))
+    assert found.tolist() == pytest.approx([slow.entropy(m) for m in maps], abs=1e-12)
+    assert found[0] > found[1] > found[2] == 0
+
+
+def test_the_rise_of_entropy_is_of_each_image_by_itself(network):
+    model, task = network.float(), small_task(images=6)
+    *_, (_, randomised) = examination.cascade(model)
+    found = examination.efficient_mprt(model, randomised, task, 2)
+    pick = torch.cat(choose_images(model, task, 2)[0])
+    x, y = normalise(task.x[pick], task), task.y[pick] + task.first_output
+    before, after = (
+        np.array([slow.entropy(m.numpy()) for m in fullgrad(n, x, y)]) for n in (model, randomised)
+    )
+    assert found["before"] == pytest.approx(before.mean(), abs=0.02)  # float32 at a bin's edge
+    assert found["rise"] == pytest.approx((after / before - 1).mean(), abs=0.02)
+    assert examination.efficient_mprt(model, model, task, 2)["rise"] == 0
+
+
+def test_quantus_says_the_same(network):
+    pytest.importorskip("quantus", reason="Quantus is not installed: pip install quantus==0.6.0")
+    model, task = network.float(), small_task(images=6)
+    from quantus.helpers.model.pytorch_model import PyTorchModel
+
+    wrapped = PyTorchModel(model, channel_first=True)
+    *_, (_, randomised) = wrapped.get_random_layer_generator(order="bottom_up", seed=42)
+    found = examination.efficient_mprt(model, randomised, task, 2)
+    assert slow.quantus_rise(model, task, 2) == pytest.approx(found["rise"], abs=0.02)
+
+
 # --- rows, claims, figures ------------------------------------------------------------------------
 
 TINY = """
@@ -325,6 +362,9 @@ def test_rows_of_what_was_examined_are_made_once(tiny, capsys):
         if ".conv" in name:
             assert torch.equal(value, examined.task1(p, 1)["model"][name])
     assert words.grafts_beside_arms(grafts, study().assign(rule="turns")).empty
+    costs = {row["ranking"]: row for row in examined.ranking_cost_rows(p)}
+    assert costs["weight_norm"]["needs"] == "nothing" and costs["weight_norm"]["seeds"] == 1
+    assert all(row["seconds"] >= 0 for row in costs.values()) and "loss_change" not in costs
 
 
 def test_a_ranking_s_rows_depend_on_no_other_ranking(tiny, monkeypatch):

@@ -4,7 +4,8 @@ is not touched.
 This is also the shortest example of both: one function, one small class, two lines of a profile.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from lib.network import conv_layers
 from lib.ranking import RANKINGS
 from lib.study.arms import check
 from lib.study.products import evidence
-from lib.study.profile import Arm, load
+from lib.study.profile import Arm
 from lib.study.runs import run
 from lib.study.tables import collect
 from lib.training import Method
@@ -47,23 +48,23 @@ class L2ToStart(Method):
 
 
 @pytest.fixture
-def extended(monkeypatch, tmp_path):
-    monkeypatch.setenv("RESULTS", str(tmp_path))
+def extended(monkeypatch, small_study):
+    """extended(tasks=2, **change) -> a small profile with both as arms."""
     monkeypatch.setitem(RANKINGS, "weight norm", by_weight_norm)
     monkeypatch.setitem(METHODS, "l2 to start", L2ToStart)
-    lines = (
+    arms = (
+        Arm(name="fine-tune"),
         Arm(name="norm 50 %", method="freeze", options={"ranking": "weight norm", "fraction": 0.5}),
         Arm(name="L2", method="l2 to start", options={"strength": 100.0}),
     )
-    profile = load("smoke", seeds="1")
-    return profile.model_copy(update={"arms": (profile.arms[0], *lines)})
+    return partial(small_study, *arms)
 
 
 def test_a_new_ranking_and_a_new_method_are_arms_like_any_other(extended):
-    check(extended)
-    for arm in extended.arms:
-        run(extended, 1, arm.name)
-    tables = collect(extended)
+    profile = extended(recipe={"epochs": 3})
+    for arm in profile.arms:
+        run(profile, 1, arm.name)
+    tables = collect(profile)
     rows = {row["arm"]: row for row in tables["runs"]}
     assert list(rows) == ["fine-tune", "norm 50 %", "L2"]
     assert (
@@ -76,15 +77,12 @@ def test_a_new_ranking_and_a_new_method_are_arms_like_any_other(extended):
     moved = {arm: abs(row["acc1"] - row["acc1_before"]) for arm, row in rows.items()}
     assert moved["L2"] < moved["fine-tune"]
     masks = {row["layer"]: row for row in tables["masks"] if row["arm"] == "norm 50 %"}
-    largest = by_weight_norm(evidence(extended, 1))["conv4_1"][0].argmax()
+    largest = by_weight_norm(evidence(profile, 1))["conv4_1"][0].argmax()
     assert unpack(masks["conv4_1"]["mask"], masks["conv4_1"]["filters"])[largest]
 
 
 def test_they_run_over_three_tasks_as_well(extended):
-    three = extended.data.model_copy(update={"classes": ((0, 1, 2), (3, 4, 5), (6, 7, 8))})
-    heads = extended.network.model_copy(update={"heads": "per_task"})
-    change = {"data": three, "network": heads, "recipe": replace(extended.recipe, epochs=2)}
-    profile = extended.model_copy(update=change)
+    profile = extended(tasks=3, network={"heads": "per_task"})
     for arm in profile.arms:
         run(profile, 1, arm.name)
     tables = collect(profile)
@@ -99,12 +97,9 @@ def test_they_run_over_three_tasks_as_well(extended):
 
 
 def test_an_arm_with_an_unknown_ranking_is_refused(extended):
-    wrong = extended.model_copy(
-        update={
-            "arms": (
-                Arm(name="x", method="freeze", options={"ranking": "astrology", "fraction": 0.5}),
-            )
-        }
+    options = {"ranking": "astrology", "fraction": 0.5}
+    wrong = extended().model_copy(
+        update={"arms": (Arm(name="x", method="freeze", options=options),)}
     )
     with pytest.raises(ValueError, match="astrology.*expected one of.*weight norm"):
         check(wrong)
@@ -114,5 +109,6 @@ def test_the_new_arm_changes_no_global_random_numbers(extended):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    run(extended, 1, extended.arms[1].name)
+    profile = extended()
+    run(profile, 1, profile.arms[1].name)
     assert torch.equal(torch.rand(1), expected)

@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
 from lib.report import figures
 from lib.report.figures import from_tables, looks_of, over_epochs, plane, shown_over_epochs
+from lib.report.figures.style import contrast, spread
 from lib.report.statistics import summary
 from lib.study.profile import ROOT
 from tests.made_up import ARMS, MANY, RANKINGS, arms_table, controls, overlaps, shares
@@ -81,28 +84,70 @@ def test_many_labels_are_told_apart_in_colour_and_in_grey():
     assert len({look.colour for look in looks_of(strange).values()}) == 7
 
 
-def test_the_plane_has_one_curve_a_label_and_its_legend_in_order():
+def names_of(figure):
+    """What is written beside the marks of a plane, one list for each panel."""
+    return [[t.get_text() for t in ax.texts if t.arrow_patch] for ax in figure.axes]
+
+
+def test_the_plane_names_every_label_once_with_its_seeds():
     figure = plane(recorded("runs"), ARMS, recorded("trajectory"))
+    whole, near = names_of(figure)
+    assert set(whole) == {
+        "joint 20-way, n = 3",
+        "joint shared head, n = 3",
+        "all frozen, n = 12",
+        "task 2 only, n = 12",
+    }
+    assert set(near) == {
+        "MSE 25, 50, 75, 90 %, n = 12",
+        "random 25, 50, 75, 90 %, n = 12",
+        "Pearson 50 %, n = 12",
+        "least similar 50 %, n = 12",
+        "fine-tune, n = 12",
+    }
+    assert len(whole + near) == len(set(whole + near))
     legend = legend_of(figure)
-    assert list(legend)[4:] == [
-        "MSE, 25 / 50 / 75 / 90 % frozen",
-        "random, 25 / 50 / 75 / 90 % frozen",
-        "Pearson, 50 % frozen",
-        "least similar, 50 % frozen",
-        "fine-tune",
-        "all frozen",
-        "joint 20-way",
-        "task 2 only",
-        "joint shared head",
-    ]
-    assert list(legend)[:4] == [
+    assert list(legend) == [
         "fine-tuning's trajectory",
         "line of weights, before to after",
         "before round 2",
         "the paper, one run: another network",
     ]
-    assert tint(legend["MSE, 25 / 50 / 75 / 90 % frozen"]) == "#0072B2"
     assert tint(legend["line of weights, before to after"]) == "#999999"
+
+
+def test_names_in_the_plane_say_how_the_seeds_differ_and_do_not_touch():
+    runs = recorded("runs")
+    runs = runs[(runs["arm"] != "MSE 25 %") | (runs["seed"] <= 2)]
+    figure = plane(runs, ARMS, recorded("trajectory"))
+    assert "MSE 25, 50, 75, 90 %, n = 2 to 12" in names_of(figure)[1]
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        boxes = [Text.get_window_extent(t) for t in ax.texts if t.arrow_patch]
+        pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+        assert pairs and not any(a.overlaps(b) for a, b in pairs)
+
+
+def test_spread_moves_places_apart_as_little_as_can_be():
+    assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+    assert spread([0.0, 0.0, 1.0], 0.2) == pytest.approx([0.0, 0.2, 1.0])
+    assert spread([1.0, 1.0], 0.2) == pytest.approx([0.8, 1.0])
+
+
+def test_the_plane_s_title_is_the_main_answer_by_hand():
+    runs = recorded("runs")
+    at = runs[runs["arm"].isin(["MSE 50 %", "random 50 %", "fine-tune", "all frozen"])]
+    wide = at.pivot_table(index="seed", columns="arm", values="acc1")
+    means = 100 * wide.mean()
+    title = plane(at, ARMS).get_suptitle().splitlines()
+    assert title[0] == (
+        "points of task 1 kept, explanation minus random: "
+        f"{means['MSE 50 %'] - means['random 50 %']:+.1f} by share frozen, n = 12; "
+        f"all frozen minus fine-tuning: {means['all frozen'] - means['fine-tune']:+.1f}"
+    )
+    alone = plane(at[at["ranking"] != "random"], ARMS).get_suptitle()
+    assert "explanation minus random" not in alone
 
 
 def test_whole_filters_make_a_curve_of_their_own():
@@ -114,8 +159,7 @@ def test_whole_filters_make_a_curve_of_their_own():
     ]
     more = arms_table(*lines).assign(order=[100, 101])
     both = plane(pd.concat([runs, whole]), pd.concat([ARMS, more]))
-    legend = legend_of(both)
-    assert "MSE, whole filter, 25 / 50 % frozen" in legend
+    assert "MSE, whole filter 25, 50 %, n = 12" in sum(names_of(both), [])
     curves = [
         line.get_xydata()
         for line in both.axes[0].lines
@@ -143,13 +187,14 @@ def test_the_plane_enlarges_freezing_and_writes_fractions_at_the_marks():
         for low, high in (ax.get_xlim(), ax.get_ylim()):
             assert 0 <= low < high <= 1
     assert whole.get_xlim()[0] == whole.get_ylim()[0] == 0
-    frozen = runs[runs["method"].eq("freeze") | runs["arm"].eq("fine-tune")]
+    part = runs["method"].eq("freeze") & runs["fraction"].lt(1)
+    frozen = runs[part | runs["arm"].eq("fine-tune")]
     means = frozen.groupby("arm")[["acc2", "acc1"]].mean()
     for column, (low, high) in (("acc2", near.get_xlim()), ("acc1", near.get_ylim())):
         assert means[column].between(low, high).all()
         # as large as it can be: the arms fill most of it
         assert np.ptp(means[column]) > 0.4 * (high - low)
-    notes = [text.get_text() for text in near.texts]
+    notes = [text.get_text() for text in near.texts if not text.arrow_patch]
     assert notes == ["25", "50", "75", "90"] * 2  # MSE, random; Pearson and bottom have one each
     places = [text.xy for text in near.texts[:4]]
     mse = runs[runs["ranking"] == "mse"].groupby("fraction")[["acc2", "acc1"]].mean()
@@ -209,7 +254,7 @@ def test_the_forest_s_differences_by_hand():
     dots = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
     assert np.concatenate(dots) == pytest.approx([1, 2, 3, -5])
     labels = [t.get_text() for t in ax.get_yticklabels()]
-    assert labels == ["50 % frozen, n = 3", "75 % frozen, n = 1"]
+    assert labels == ["50 % frozen, n = 3", "75 % frozen, 1 seed"]
     texts = [t.get_text() for t in ax.texts]
     assert texts == ["one & <two>", "room not measured", "b", "room not measured"]
     assert ax.patches[0].get_extents().width > 0 and [-1, 1] == pytest.approx(
@@ -263,13 +308,23 @@ def test_shown_over_epochs_are_bounds_and_half_and_nine_tenths_in_order():
     assert shown_over_epochs(own.iloc[-1:]) == []
 
 
-def test_over_epochs_draws_them_in_their_colours():
-    legend = legend_of(over_epochs(recorded("runs"), recorded("accuracy"), ARMS))
-    assert list(legend) == shown_over_epochs(ARMS)
-    assert tint(legend["MSE 90 %"]) == tint(legend["MSE 50 %"]) == "#0072B2"
-    styles = {name: handle.get_linestyle() for name, handle in legend.items()}
-    assert styles["MSE 50 %"] == styles["fine-tune"] == styles["all frozen"] == "-"
-    assert styles["MSE 90 %"] == styles["random 90 %"] == "--"
+def test_over_epochs_has_a_column_for_each_share_with_means_bands_and_seeds():
+    runs, accuracy = recorded("runs"), recorded("accuracy")
+    figure = over_epochs(runs, accuracy, ARMS)
+    legend = legend_of(figure)
+    assert list(legend) == ["fine-tune", "all frozen", "MSE", "random", "Pearson", "least similar"]
+    assert tint(legend["MSE"]) == "#0072B2"
+    half, most = figure.axes[:2]
+    assert [ax.get_title() for ax in (half, most)] == ["50 % frozen", "90 % frozen"]
+    for ax, share in ((half, 50), (most, 90)):
+        curves = {line.get_label(): line for line in ax.lines if line.get_label() in legend}
+        assert ("Pearson" in curves) == (share == 50)
+        part = accuracy[accuracy["arm"].eq(f"MSE {share} %") & accuracy["task"].eq("task1")]
+        means = part[part["round"] == 2].groupby("epoch")["accuracy"].mean()
+        assert curves["MSE"].get_ydata()[1:] == pytest.approx(means.to_numpy())
+        dots = [line for line in ax.lines if line.get_marker() == "."]
+        assert len(ax.collections) == len(dots) == len(curves)  # a band and seeds each
+        assert all(len(line.get_ydata()) == 12 for line in dots)
 
 
 def test_over_epochs_shows_round_two_alone():
@@ -317,6 +372,8 @@ def test_every_figure_of_a_record_can_be_drawn(tmp_path):
         "retained",
         "plane",
         "forest",
+        "class_overlap",
+        "realised",
     }
     assert set(found) == names
     for name, figure in found.items():
@@ -394,9 +451,122 @@ def test_the_plane_of_one_seed_without_checkpoints_or_controls(tmp_path):
     runs = recorded("runs")
     runs = runs[(runs["seed"] == 1) & runs["arm"].isin(["task 2 only", "joint 20-way"])]
     figure = plane(runs, ARMS, pd.DataFrame(), beside_paper=False)
-    assert list(legend_of(figure)) == ["joint 20-way", "task 2 only"]
-    assert "one seed, no intervals" in figure.get_suptitle() and drawn(figure, tmp_path)
+    assert names_of(figure) == [["task 2 only, 1 seed", "joint 20-way, 1 seed"]]
+    assert "1 seed: no intervals" in figure.get_suptitle() and drawn(figure, tmp_path)
     assert "fine-tuning's trajectory" in legend_of(plane(recorded("runs"), ARMS, controls()))
+
+
+# --- arm by arm, classes, galleries ---------------------------------------------------------------
+
+
+def test_retained_puts_equal_shares_side_by_side_with_seeds_by_hand():
+    runs = recorded("runs")
+    figure = figures.retained_arms(runs, ARMS, 10)
+    ax = figure.axes[0]
+    groups = [t.get_text() for t in ax.texts]
+    shares = [f"{f} % frozen" for f in (25, 50, 75, 90)]
+    assert groups == ["nothing and everything frozen", *shares]
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    half = ["MSE", "random", "Pearson", "least similar"]
+    pair = ["MSE", "random"]
+    assert names == ["fine-tune", "all frozen", *pair, *half, *pair, *pair]
+    table = summary(runs, 10).set_index("arm")
+    place = names.index("random")
+    mean, low, high = bars_of(ax)[place]
+    row = table.loc["random 25 %"]
+    expected = [row[c] for c in ("retained", "retained_low", "retained_high")]
+    assert (mean, low, high) == pytest.approx(expected)
+    part = runs[runs["arm"] == "random 25 %"]
+    dots = [line.get_xdata() for line in ax.lines if line.get_marker() == "o"]
+    dots = [x for x in dots if len(x) == 12]
+    assert dots[place] == pytest.approx((part["acc1"] - 0.1) / (part["acc1_before"] - 0.1))
+    few = runs[(runs["arm"] != "Pearson 50 %") | (runs["seed"] == 1)]
+    labels = figures.retained_arms(few, ARMS).axes[0].get_yticklabels()
+    assert "Pearson, 1 seed" in [t.get_text() for t in labels]
+
+
+def test_retained_of_no_arm_that_starts_from_a_checkpoint(tmp_path):
+    runs = recorded("runs")
+    runs = runs[runs["arm"].isin(["task 2 only", "joint 20-way"])]
+    assert drawn(figures.retained_arms(runs, ARMS), tmp_path)
+
+
+def test_thirty_arms_and_more_are_drawn_with_every_name_once():
+    one = recorded("runs")
+    one = one[(one["arm"] == "fine-tune") & (one["seed"] <= 2)]
+    parts = [
+        one.assign(
+            arm=line.arm,
+            fraction=line.fraction,
+            curriculum=line.curriculum,
+            acc1=one["acc1"] + 0.002 * line.Index,
+            acc2=one["acc2"] - 0.003 * (line.Index % 7),
+        )
+        for line in MANY.itertuples()
+    ]
+    runs = pd.concat(parts)
+    figure = plane(runs, MANY)
+    written = sum(names_of(figure), [])
+    assert len(written) == len(set(written)) >= 25
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        boxes = [Text.get_window_extent(t) for t in ax.texts if t.arrow_patch]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_matrix_has_a_fixed_scale_numbers_and_the_mark_of_chance():
+    values = np.array([[1.0, 0.82], [0.82, -0.05]])
+    figure = figures.matrix(values, ["a", "b"], "heading", "IoU", 1 / 3)
+    ax, scale = figure.axes
+    assert ax.images[0].get_clim() == (0, 1)
+    assert [t.get_text() for t in ax.texts] == ["1.0", ".82", ".82", "-.05"]
+    assert {line.get_ydata()[0] for line in scale.lines} >= {1 / 3}
+    assert figure.get_suptitle() == "heading\nmarked on the scale: unrelated, 0.33"
+
+
+def test_a_gallery_names_its_columns_groups_and_lines():
+    picture = np.zeros((3, 4, 4), np.uint8)
+    groups, notes = [("left", 2), ("right", 1)], ["0.5", "0.1"]
+    rows = {"a": [picture] * 3, "b": [picture] * 3}
+    figure = figures.image_grid(rows, ["x", "y", "z"], heading="h", groups=groups, notes=notes)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert len(shown) == 6 and len(figure.axes) == 8  # a column between the groups
+    assert [ax.get_title().strip() for ax in shown] == ["x", "y", "z", "", "", ""]
+    texts = [t.get_text() for ax in figure.axes for t in ax.texts]
+    assert {"left", "right", "a", "b", "0.5", "0.1"} == set(texts)
+
+
+def test_an_overlay_is_colour_on_the_grey_image():
+    image = np.zeros((3, 1, 2), np.uint8)
+    image[0] = 255  # red, of which nothing is left in grey
+    out = figures.overlay(image, np.array([[0.0, 1.0]]))
+    grey, (low, high) = 0.299, matplotlib.colormaps["inferno"]([0.0, 1.0])[:, :3]
+    assert out.shape == image.shape
+    assert out[:, 0, 0] == pytest.approx(0.5 * grey + 0.5 * low)
+    assert out[:, 0, 1] == pytest.approx(0.5 * grey + 0.5 * high)
+
+
+def test_chance_and_a_single_seed_are_said():
+    rows = [{"seed": 1, "epoch": e, "task": "task1", "accuracy": 0.5, "class": "a"} for e in (1, 2)]
+    legend = legend_of(figures.learning_curves(pd.DataFrame(rows), "", False, 4))
+    assert list(legend) == ["task1, 1 seed", "chance: 0.25"]
+    table = recorded("per_class")
+    assert list(legend_of(figures.per_class(table, ""))) == ["chance: 0.10"]
+    runs = recorded("runs")
+    assert figures.caption(runs[runs["seed"] == 1]) == "setting K, cifar100, 1 seed"
+
+
+def test_in_a_dark_style_nothing_is_drawn_dark_on_dark():
+
+    try:
+        figures.use_style("dark_background")
+        for label, look in looks_of(MANY).items():
+            assert contrast(look.colour, "black") >= 3.4, label
+        figure = plane(recorded("runs"), ARMS, recorded("trajectory"))
+        frame = figure.axes[0].patches[-1].get_edgecolor()
+        assert contrast(frame[:3], "black") > 4
+    finally:
+        figures.use_style()
 
 
 def test_a_style_used_before_in_this_process_plays_no_part():
@@ -406,3 +576,25 @@ def test_a_style_used_before_in_this_process_plays_no_part():
     assert dict(matplotlib.rcParams) != before
     figures.use_style()
     assert dict(matplotlib.rcParams) == before
+
+
+def test_the_last_bits_of_a_place_change_no_byte(monkeypatch, tmp_path):
+    """The layout's solver adds up in the order in which its terms lie in memory."""
+    solve = ConstrainedLayoutEngine.execute
+    moved = []
+
+    def nudged(self, fig):
+        solve(self, fig)
+        for ax in fig.axes:
+            place = ax.get_position(original=True)
+            place.set_points(np.nextafter(place.get_points(), 2))
+            ax.set_position(place, which="original")
+            moved.append(ax)
+
+    def written():
+        paths = figures.save(figures.matrix(np.eye(2), ["a", "b"], "", ""), tmp_path, "f")
+        return [path.read_bytes() for path in paths]
+
+    before = written()
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", nudged)
+    assert written() == before and moved

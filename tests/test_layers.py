@@ -2,7 +2,6 @@
 forgets."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -22,8 +21,8 @@ from lib.methods.layers import (
 )
 from lib.network import conv_layers, vgg16
 from lib.recipe import Recipe
-from lib.study.arms import check, table
-from lib.study.profile import Arm, load
+from lib.study.arms import table
+from lib.study.profile import Arm
 from lib.study.runs import run
 from lib.training import Method, fit
 from references import layers as literal
@@ -356,18 +355,13 @@ def test_unclear_votes_are_refused(tiny_tasks):
 # --- as arms --------------------------------------------------------------------------------------
 
 
-def test_as_arms(monkeypatch, tmp_path):
-    monkeypatch.setenv("RESULTS", str(tmp_path))
+def test_as_arms(small_study):
     options = {
         "freeze_layers": {"which": "last", "fraction": 0.5},
         "only": {"part": "norm"},
         "nguyen": {"variant": "fragile", "images": 4},
     }
-    profile = load("smoke", seeds="1")
-    recipe = replace(profile.recipe, epochs=1)
-    arms = tuple(Arm(name=name, method=name, options=o) for name, o in options.items())
-    profile = profile.model_copy(update={"arms": arms, "recipe": recipe})
-    check(profile)
+    profile = small_study(*(Arm(name=name, method=name, options=o) for name, o in options.items()))
     assert [(row["family"], row["keeps"]) for row in table(profile)] == [
         ("layers", "nothing"),
         ("layers", "nothing"),

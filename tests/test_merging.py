@@ -13,9 +13,8 @@ from lib.methods.merging import fisher, kept
 from lib.network import conv_layers, norm_layers, vgg16
 from lib.ranking import RANKINGS, Evidence
 from lib.recipe import Recipe
-from lib.study.arms import check, table
+from lib.study.arms import table
 from lib.study.profile import Arm
-from lib.study.profile import load as load_profile
 from lib.study.runs import run
 from lib.training import fit
 from references import merging as literal
@@ -279,19 +278,13 @@ def test_a_ranking_must_be_named():
         MergeRanking(weight=0.5)
 
 
-def test_they_run_as_arms(monkeypatch, tmp_path):
-    monkeypatch.setenv("RESULTS", str(tmp_path))
-    profile = load_profile("smoke", seeds="1")
-    recipe = Recipe(epochs=1, batch_size=64, lr=0.005, precision="float32")
+def test_they_run_as_arms(small_study):
     arms = (
         Arm(name="line", method="merge", options={"weight": 0.5}),
         Arm(name="Fisher", method="merge_fisher", options={"images": 4}),
         Arm(name="random", method="merge_ranking", options={"ranking": "random"}),
     )
-    network = profile.network.model_copy(update={"width": 0.0625})
-    wanted = {"arms": arms, "recipe": recipe, "network": network}
-    profile = profile.model_copy(update=wanted)
-    check(profile)
+    profile = small_study(*arms)
     rows = [run(profile, 1, arm.name)["row"] for arm in arms]
     assert [row["method"] for row in rows] == [arm.method for arm in arms]
     assert len({row["loss1"] for row in rows}) == 3  # three networks from one fine-tuning

@@ -14,7 +14,6 @@ from lib.methods.packnet import smallest
 from lib.network import conv_layers, vgg16
 from lib.recipe import Recipe
 from lib.study.profile import Arm
-from lib.study.profile import load as load_profile
 from lib.study.runs import run
 from lib.training import fit
 from references import packnet as literal
@@ -271,14 +270,9 @@ def test_retraining_changes_no_batch_of_the_round(tasks):
         assert not any(torch.equal(x, other) for other, _ in retraining)
 
 
-def test_as_an_arm(monkeypatch, tmp_path):
-    monkeypatch.setenv("RESULTS", str(tmp_path))
-    profile = load_profile("smoke", seeds="1")
+def test_as_an_arm(small_study):
     arm = Arm(name="PackNet", method="packnet", options={"retrain": 1})
-    profile = profile.model_copy(
-        update={"arms": (arm,), "recipe": replace(profile.recipe, epochs=2)}
-    )
-    done = run(profile, 1, "PackNet")
+    done = run(small_study(arm, recipe={"epochs": 2}), 1, "PackNet")
     assert METHODS["packnet"].family == "packnet" and METHODS["packnet"].keeps == "weights"
     # each epoch of round 2 sees task 1 through its mask: one and the same accuracy
     first = [row["accuracy"] for row in done["accuracy"] if row["task"] == "task1"]

@@ -22,9 +22,8 @@ from lib.network import conv_layers, norm_layers, vgg16
 from lib.ranking import RANKINGS, Evidence
 from lib.recipe import Recipe
 from lib.seeds import seed_of
-from lib.study.arms import check, table
+from lib.study.arms import table
 from lib.study.profile import Arm
-from lib.study.profile import load as load_profile
 from lib.study.runs import run
 from lib.study.tables import collect
 from lib.training import Method, fit
@@ -603,9 +602,8 @@ def test_a_recorded_step_trains_to_the_same_bits(shared, monkeypatch, method):
 
 
 @pytest.fixture
-def three_tasks(monkeypatch, tmp_path):
-    """The smoke profile with three tasks, two heads and one short epoch."""
-    monkeypatch.setenv("RESULTS", str(tmp_path))
+def three_tasks(small_study):
+    """Three tasks, a head each."""
     arms = (
         Arm(name="fine-tune"),
         Arm(name="EWC", method="ewc", options={"strength": 1.0, "images": 16}),
@@ -614,20 +612,10 @@ def three_tasks(monkeypatch, tmp_path):
         Arm(name="stiff", method="soft", options={"ranking": "random", "strength": 1.0}),
         Arm(name="slow", method="soft", options={"ranking": "random", "form": "learning rate"}),
     )
-    profile = load_profile("smoke", seeds="1")
-    classes = ((0, 1), (2, 3), (4, 5))
-    return profile.model_copy(
-        update={
-            "arms": arms,
-            "data": profile.data.model_copy(update={"classes": classes}),
-            "network": profile.network.model_copy(update={"heads": "per_task", "width": 0.0625}),
-            "recipe": replace(profile.recipe, epochs=1),
-        }
-    )
+    return small_study(*arms, tasks=3, network={"heads": "per_task"})
 
 
 def test_they_run_as_arms_of_a_study_with_three_tasks(three_tasks):
-    check(three_tasks)
     for arm in three_tasks.arms:
         run(three_tasks, 1, arm.name)
     tables = collect(three_tasks)

@@ -16,7 +16,6 @@ from lib.methods.projection import Space, extended, input_factors, patches
 from lib.network import vgg16
 from lib.recipe import Recipe
 from lib.study.profile import Arm
-from lib.study.profile import load as load_profile
 from lib.study.runs import run
 from lib.training import fit
 from references import projection as literal
@@ -309,14 +308,9 @@ def test_weight_decay_is_refused(tasks):
         GPM(scaled=True).before(Small(6), tasks[1], context(tasks, 2, recipe))
 
 
-def test_as_an_arm(monkeypatch, tmp_path):
-    monkeypatch.setenv("RESULTS", str(tmp_path))
-    profile = load_profile("smoke", seeds="1")
+def test_as_an_arm(small_study):
     arm = Arm(name="SGP", method="gpm", options={"images": 20, "scaled": True})
-    profile = profile.model_copy(
-        update={"arms": (arm,), "recipe": replace(profile.recipe, epochs=1)}
-    )
-    done = run(profile, 1, "SGP")
+    done = run(small_study(arm), 1, "SGP")
     assert METHODS["gpm"].family == "projection" and METHODS["gpm"].keeps == "importances"
     assert [row["layer"] for row in done["spaces"]][:2] == ["features.conv1_1", "features.conv1_2"]
     assert all(0 < row["strength"] <= row["kept"] <= row["inputs"] for row in done["spaces"])

@@ -2,7 +2,6 @@
 the trial of the next task; what rankings add to keys and jobs."""
 
 import copy
-from dataclasses import replace
 from math import exp, log
 
 import pytest
@@ -41,7 +40,7 @@ from lib.study.products import (
     trial,
     trial_key,
 )
-from lib.study.profile import Arm, load
+from lib.study.profile import Arm
 from lib.study.runs import run, run_key
 from lib.training import Method, fit
 from references import rankings as slow
@@ -572,23 +571,12 @@ def freezing(name, ranking):
 
 
 @pytest.fixture
-def study(monkeypatch, tmp_path, tiny_npz):
-    monkeypatch.setenv("RESULTS", str(tmp_path))
-    source = tiny_npz(tmp_path / "tiny.npz", classes=6)
-    profile = load("smoke", seeds="1", data=source)
-    return profile.model_copy(
-        update={
-            "data": profile.data.model_copy(update={"classes": ((0, 1), (2, 3))}),
-            "recipe": replace(profile.recipe, epochs=1),
-            "explain": profile.explain.model_copy(update={"steps": 1, "map_images": 2}),
-            "network": profile.network.model_copy(update={"width": 0.0625, "depth": 11}),
-            "arms": (
-                Arm(name="fine-tune"),
-                freezing("norm", "weight_norm"),
-                freezing("init", "mse_at_init"),
-                freezing("loss change", "loss_change"),
-            ),
-        }
+def study(small_study):
+    return small_study(
+        Arm(name="fine-tune"),
+        freezing("norm", "weight_norm"),
+        freezing("init", "mse_at_init"),
+        freezing("loss change", "loss_change"),
     )
 
 

@@ -14,9 +14,8 @@ from lib.methods import DER, METHODS, Context, Replay
 from lib.methods.rehearsal import Buffer, choose
 from lib.network import vgg16
 from lib.recipe import Recipe
-from lib.study.arms import check, table
+from lib.study.arms import table
 from lib.study.profile import Arm
-from lib.study.profile import load as load_profile
 from lib.study.runs import run
 from lib.training import Method, fit
 from references.rehearsal import der_penalty, replay_penalty
@@ -276,19 +275,15 @@ def test_a_class_with_too_few_images_is_named(tasks):
         Replay(per_class=17).before(network(tasks), tasks[1], context(tasks, 2))
 
 
-def test_they_run_as_arms(monkeypatch, tmp_path):
-    monkeypatch.setenv("RESULTS", str(tmp_path))
-    profile = load_profile("smoke", seeds="1")
-    recipe = Recipe(epochs=1, batch_size=64, lr=0.005, precision="float32")
+def test_they_run_as_arms(small_study):
     arms = (
         Arm(name="replay", method="replay", options={"per_class": 5}),
         Arm(name="DER++", method="der", options={"per_class": 5, "alpha": 0.1}),
     )
-    profile = profile.model_copy(update={"arms": arms, "recipe": recipe})
-    check(profile)
+    profile = small_study(*arms)
     memory = [run(profile, 1, arm.name)["memory"] for arm in arms]
-    assert [rows[0]["images"] for rows in memory] == [25, 25]
-    assert memory[1][0]["bytes"] - memory[0][0]["bytes"] == 25 * 5 * 4
+    assert [rows[0]["images"] for rows in memory] == [10, 10]
+    assert memory[1][0]["bytes"] - memory[0][0]["bytes"] == 10 * 2 * 4
     assert [row["keeps"] for row in table(profile)] == ["images", "images"]
     assert {row["family"] for row in table(profile)} == {"rehearsal"}
 

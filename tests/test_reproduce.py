@@ -13,11 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib.report import session
+from lib.methods.freeze import pack
+from lib.report import explorer, session
 from lib.report.page import FIGURES
 from lib.reproduce import __main__ as reproduce
 from lib.reproduce import notebooks, record
-from lib.study import store
+from lib.study import showcase, store
 from lib.study.jobs import jobs
 from lib.study.products import PRODUCTS, task1
 from lib.study.profile import load
@@ -94,9 +95,11 @@ def test_all_notebooks_leave_a_manifest_tables_figures_and_a_report(smoke):
         assert (smoke / f"smoke/report/{name}.html").read_text().count(
             'src="data:image/png'
         ) == pictures
+        said = [o for c in outputs for o in c.get("outputs", []) if o["output_type"] == "stream"]
+        assert {o["name"] for o in said} == {"stdout"}, name  # nothing in red
+        assert "epoch 1/" not in json.dumps(said), name  # progress is in the log
     drawn = {p.stem for p in (smoke / "smoke/figures").glob("*.png")}
-    # each with its caption, and in the page; the forest is drawn for the page from tables
-    assert drawn | {"forest"} == set(FIGURES)
+    assert drawn == set(FIGURES)  # each with its caption, and in the page
     assert all(f'id="figure-{name}"' in index for name in FIGURES)
     assert len(table(smoke, "runs")) == 13 and {r["data"] for r in table(smoke, "runs")} == {
         "digits"
@@ -128,7 +131,7 @@ def test_a_second_call_does_nothing_and_imports_no_torch(smoke):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and "all 6 notebooks are current" in done.stdout
+    assert done.returncode == 0 and "all 7 notebooks are current" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in smoke.rglob("*")} == before
 
 
@@ -139,15 +142,15 @@ def test_a_missing_output_a_changed_table_or_a_new_row_makes_its_notebook_stale(
     monkeypatch.setenv("RESULTS", str(tmp_path))
     profile, last = load("smoke"), session.NOTEBOOKS[-1]
     current = lambda: [session.is_current(n, profile) for n in session.NOTEBOOKS]  # noqa: E731
-    assert current() == [True] * 6
+    assert current() == [True] * 7
     assert not session.is_current(last, load("smoke", seeds="1"))
     claims = tmp_path / "smoke/tables/claims.csv"
     text = claims.read_text()
     claims.write_text(text + "x")
-    assert current() == [True] * 4 + [False, True]
+    assert current() == [True] * 5 + [False, True]
     claims.write_text(text)
     (tmp_path / "smoke/runs/run/new.meta.json").write_text("{}")
-    assert current() == [True, True, True, False, False, False]
+    assert current() == [True] * 4 + [False] * 3
 
 
 def test_a_report_or_an_executed_notebook_that_is_not_whole_is_made_again(
@@ -163,7 +166,7 @@ def test_a_report_or_an_executed_notebook_that_is_not_whole_is_made_again(
         lambda: (report / "manifest.json").unlink(),  # killed before it was whole
         lambda: (report / "manifest.json").write_text("{}"),
         lambda: (report / "index.html").write_text("half"),
-        lambda: (report / f"{session.NOTEBOOKS[4]}.html").unlink(),
+        lambda: (report / f"{session.NOTEBOOKS[5]}.html").unlink(),
     ):
         harm()
         assert not notebooks.report_is_current(profile)
@@ -173,16 +176,17 @@ def test_a_report_or_an_executed_notebook_that_is_not_whole_is_made_again(
         assert (report / "index.html").read_bytes() == index
     # killed after the last manifest, before papermill wrote the answer's cell
     current = lambda: [session.is_current(n, profile) for n in session.NOTEBOOKS]  # noqa: E731
-    executed = tmp_path / "smoke" / session.NOTEBOOKS[4] / "notebook.ipynb"
+    executed = tmp_path / "smoke" / session.NOTEBOOKS[5] / "notebook.ipynb"
     executed.write_text(executed.read_text().replace("verdict", "", 1))
-    assert current() == [True] * 4 + [False]
-    manifest = session.manifest_path(tmp_path / "smoke", session.NOTEBOOKS[4])
-    session.note_executed(tmp_path / "smoke", session.NOTEBOOKS[4])
-    assert current() == [True] * 5 and not notebooks.report_is_current(profile)
+    all_but_one = [True] * 5 + [False, True]
+    assert current() == all_but_one
+    manifest = session.manifest_path(tmp_path / "smoke", session.NOTEBOOKS[5])
+    session.note_executed(tmp_path / "smoke", session.NOTEBOOKS[5])
+    assert current() == [True] * 7 and not notebooks.report_is_current(profile)
     plain = json.loads(manifest.read_text())
     del plain["executed"]
     manifest.write_text(json.dumps(plain))
-    assert current() == [True] * 4 + [False]
+    assert current() == all_but_one
 
 
 def test_published_rows_restore_to_the_same_bytes(smoke, tmp_path, monkeypatch, capsys):
@@ -244,6 +248,40 @@ def test_published_rows_restore_to_the_same_bytes(smoke, tmp_path, monkeypatch, 
     shutil.rmtree(tmp_path / "smoke")
     assert reproduce.main(["restore", "--profile", "smoke"]) == 1
     assert "damaged" in capsys.readouterr().err
+
+
+def test_a_seed_of_one_s_own_is_shown_and_shipped(smoke, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(smoke))
+    profile, tables = load("smoke"), smoke / "smoke/tables"
+    show = showcase.here(profile, 1)
+    masks = pd.read_csv(tables / "masks.csv", dtype={"mask": str})
+    masks = masks[(masks["arm"] == "MSE 50 %") & (masks["seed"] == 1)].set_index("layer")["mask"]
+    assert {k: pack(m) for k, m in show.choice("mse", 0.5).items()} == masks.to_dict()
+    panel = explorer.choices(show, explorer.record_of(show), ranking="pearson")
+    panel.controls["layer"].value = "conv1_1"
+    assert "Pearson at 50%" in panel.words.value and panel.picture.value
+    # the record of this very checkpoint must be published, and agree
+    monkeypatch.setattr(showcase, "ROOT", tmp_path)
+    place = tmp_path / "results/published/smoke/tables/task1.csv"
+    with pytest.raises(ValueError, match="task1.csv has no row of seed 1 .*make publish"):
+        showcase.make(profile, 1, tmp_path / "shown")
+    place.parent.mkdir(parents=True)
+    before = pd.read_csv(tables / "task1.csv")
+    before.assign(acc1_before=before["acc1_before"] - 0.02).to_csv(place, index=False)
+    with pytest.raises(
+        ValueError, match="acc1_before of seed 1 is .* half precision and .* record"
+    ):
+        showcase.make(profile, 1, tmp_path / "shown")
+    before.to_csv(place, index=False)
+    monkeypatch.setattr(showcase, "LARGEST", 1000)
+    with pytest.raises(ValueError, match="bytes to ship: expected at most 1,000"):
+        showcase.make(profile, 1, tmp_path / "shown")
+    assert not (tmp_path / "shown").exists()
+    monkeypatch.setattr(showcase, "LARGEST", 5_000_000)
+    showcase.make(profile, 1, tmp_path / "shown")
+    again = showcase.read(tmp_path / "shown")
+    assert again.scores("ssim").keys() == show.scores("ssim").keys()
+    assert all((again.scores("ssim")[k] == show.scores("ssim")[k]).all() for k in show.pictures)
 
 
 def test_figures_are_drawn_again_from_tables_alone_with_the_same_bytes(smoke, tmp_path):
@@ -367,11 +405,12 @@ def test_bad_input_ends_in_one_sentence(name, tmp_path, monkeypatch, capsys):
     assert error.startswith("error: ") and sentence in error and error.count("\n") == 1
 
 
-def test_a_nan_loss_stops_the_notebook_with_its_sentence(tmp_path):
+def test_a_nan_loss_stops_the_notebook_with_its_sentence(tmp_path, tiny_npz):
     profile = profile_with(
         tmp_path, "recipe: {lr: 1.0e+30, epochs: 1, batch_size: 32}\narms: [{name: fine-tune}]"
     )
-    done = command(tmp_path, "run", "--profile", profile, "--only", "01")
+    images = tiny_npz(tmp_path / "tiny.npz", classes=10)
+    done = command(tmp_path, "run", "--profile", profile, "--data", images, "--only", "01")
     assert done.returncode == 1 and done.stderr.count("\n") <= 2
     assert "error: 01_train_task1, cell" in done.stderr and "lower the learning rate" in done.stderr
     assert not (tmp_path / "mine/01_train_task1/manifest.json").exists()
@@ -391,8 +430,8 @@ def test_a_truncated_checkpoint_is_named_and_nothing_is_lost(smoke, tmp_path, mo
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("mount"), reason="needs the right to mount a small disk"
 )
-def test_a_full_disk_is_said_and_what_was_finished_stays(tmp_path):
-    disk = tmp_path / "disk"
+def test_a_full_disk_is_said_and_what_was_finished_stays(tmp_path, tiny_npz):
+    images, disk = tiny_npz(tmp_path / "tiny.npz", classes=10), tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True
@@ -401,7 +440,10 @@ def test_a_full_disk_is_said_and_what_was_finished_stays(tmp_path):
         pytest.skip("mounting is not allowed here")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "lib.study", "--profile", "smoke", "--workers", "1"],
+            [
+                *(sys.executable, "-m", "lib.study", "--profile", "smoke"),
+                *("--data", images, "--workers", "1"),
+            ],
             cwd=ROOT,
             env={**os.environ, "RESULTS": str(disk)},
             capture_output=True,

@@ -26,7 +26,10 @@ ROOT = Path(__file__).parents[1]
 TINY = """
 extends: smoke
 seeds: 1-2
+data: {source: SOURCE, classes: [[0, 1], [2, 3]]}
+network: {width: 0.0625, batch_norm: true}
 recipe: {epochs: 2, batch_size: 32, lr: 0.005, momentum: 0.9, flip: false}
+explain: {map_images: 2, steps: 1}
 arms:
   - {name: fine-tune, options: {trace: true}}
   - {name: MSE 50 %, method: freeze, options: {ranking: mse, fraction: 0.5}}
@@ -36,9 +39,9 @@ arms:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory, tiny_npz):
     path = tmp_path_factory.mktemp("profile") / "tiny.yaml"
-    path.write_text(TINY)
+    path.write_text(TINY.replace("SOURCE", tiny_npz(path.with_name("tiny.npz"), classes=10)))
     return path
 
 

@@ -11,10 +11,8 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from lib.report import session
 from lib.reproduce import __main__ as reproduce
@@ -24,76 +22,24 @@ from lib.study.command import ADVICE, INTERRUPTED, advice_in, in_one_sentence
 from lib.study.engine import default_workers, processes
 from lib.study.keys import digest
 from lib.study.profile import load
+from tests import torture
+from tests.cases import CASES, prepare, wrong
 
 ROOT = Path(__file__).parents[1]
-CASES = yaml.safe_load((ROOT / "tests/cases.yaml").read_text())
 
 
 # --- the table of cases ---------------------------------------------------------------------------
 
 
-def npz(path, **changed):
-    x, y = np.zeros((400, 32, 32, 3), np.uint8), np.arange(400) % 10
-    np.savez(path, **{"x_train": x, "y_train": y, "x_test": x, "y_test": y, **changed})
-
-
-def bomb(tmp):
-    from PIL import Image
-
-    folder = tmp / "pictures/cat"
-    folder.mkdir(parents=True)
-    Image.new("1", (20000, 20000)).save(folder / "big.png")
-
-
-def cifar_cut(tmp):
-    (tmp / "cifar-100-python").mkdir()
-    (tmp / "cifar-100-python/train").write_bytes(b"half")
-
-
-GIVEN = {
-    "latin1": lambda tmp: (tmp / "mine.yaml").write_bytes("about: größer\n".encode("latin1")),
-    "cifar_cut": cifar_cut,
-    "far_label": lambda tmp: npz(tmp / "far.npz", y_test=np.arange(400) * 0 + 10**9),
-    "no_pixels": lambda tmp: npz(
-        tmp / "empty.npz",
-        x_train=np.zeros((400, 0, 0, 3), np.uint8),
-        x_test=np.zeros((400, 0, 0, 3), np.uint8),
-    ),
-    "class_none": lambda tmp: npz(
-        tmp / "none.npz", fine_label_names=np.array([*"abc", "None", *"defghi"])
-    ),
-    "bomb": bomb,
-    "file": lambda tmp: (tmp / "file").write_text("a file"),
-    "tables": lambda tmp: None,
-}
-
-
 @pytest.mark.parametrize("case", CASES, ids=[c["case"] for c in CASES])
 def test_bad_input_ends_in_its_sentence(case, tmp_path, monkeypatch, capsys):
-    known = {"case", "file", "profile", "text", "given", "env", "run", "exit", "words", "absent"}
-    assert set(case) <= known, "a word of the table that nobody reads"
-    profile = tmp_path / case.get("file", "mine.yaml")
-
-    def filled(text):
-        return text.replace("{tmp}", str(tmp_path)).replace("{profile}", str(profile))
-
-    if "given" in case:
-        GIVEN[case["given"]](tmp_path)
-    elif "{profile}" in case["run"]:
-        head = "extends: smoke\nseeds: 1\n"
-        profile.write_text(case.get("text", head + case.get("profile", "")))
-    for name, value in {"RESULTS": "{tmp}/results", **case.get("env", {})}.items():
-        monkeypatch.setenv(name, filled(value))
+    arguments, environment = prepare(case, tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     before = published()
-    assert reproduce.main([filled(word) for word in case["run"]]) == case["exit"]
+    code = reproduce.main(arguments)
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1, error
-    assert "Traceback" not in error and "expected never to be seen" not in error
-    for word in case["words"]:
-        assert filled(word) in error, error
-    assert not list(tmp_path.rglob("runs")), "trained before it looked"
-    for path in case.get("absent", []):
-        assert not Path(filled(path)).exists()
+    assert wrong(case, tmp_path, code, error) == [], error
     assert published() == before
 
 
@@ -382,12 +328,12 @@ def test_a_manifest_that_is_none_is_made_again(text, tmp_path):
     assert session.read_manifest(tmp_path, notebook) is None
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": [1]}'])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": [1]}', '{"cells": []}', "\xff"])
 def test_a_broken_notebook_is_named(text, tmp_path):
     path = tmp_path / "01.ipynb"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin1"))
     with pytest.raises(ValueError, match="01.ipynb: not a notebook .*git checkout"):
-        session._cells(path)
+        session.cells(path)
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
@@ -431,28 +377,29 @@ from pathlib import Path
 from lib.study.store import holding
 with holding(Path(sys.argv[1])):
     print("in", flush=True)
-    time.sleep(float(sys.argv[2]))
+    while not Path(sys.argv[2]).exists():
+        time.sleep(0.01)
     print("out", flush=True)
 """
 
 
 def test_a_second_run_waits_for_the_first_and_says_so(tmp_path):
-    def start(seconds):
+    def start():
         return subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(tmp_path / "quick"), seconds],
+            [sys.executable, "-c", HOLD, str(tmp_path / "quick"), str(tmp_path / "go")],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    first = start("3")
+    first = start()
     assert first.stdout.readline() == "in\n"
-    second = start("0")
-    out, err = second.communicate(timeout=60)
-    assert first.poll() is not None or first.stdout.readline() == "out\n"
-    assert out == "in\nout\n" and f"quick is in use by process {first.pid}: waiting" in err
-    first.communicate(timeout=60)
+    second = start()
+    assert f"quick is in use by process {first.pid}: waiting" in second.stderr.readline()
+    (tmp_path / "go").touch()
+    assert second.communicate(timeout=60) == ("in\nout\n", "")
+    assert first.communicate(timeout=60) == ("out\n", "")
 
 
 def test_other_seeds_than_those_of_the_tables_are_said(results, capsys):
@@ -485,6 +432,7 @@ RAISED = {
     "a full disk": (OSError(28, "No space left on device", "/x/y"), ADVICE[28]),
     "a read-only disk": (OSError(30, "Read-only file system", "/x/y"), "error: /x/y: Read-only"),
     "no right": (PermissionError(13, "Permission denied", "/x/y"), "RESULTS=FOLDER"),
+    "a disk without locks": (OSError(37, "No locks available", "/x/y"), "flock"),
     "a file in the way": (NotADirectoryError(20, "Not a directory", "/x/y"), "where a file stands"),
     "no memory": (MemoryError(), "WORKERS=1"),
     "no package": (ModuleNotFoundError("No module named 'pandas'", name="pandas"), "make setup"),
@@ -577,6 +525,114 @@ def test_an_old_python_is_told_what_to_do(monkeypatch, capsys):
     monkeypatch.setattr(sys, "version_info", (3, 10, 4))
     assert in_one_sentence(lambda: None) == 1
     assert "too old: expected 3.11 or newer; name one by PYTHON=" in capsys.readouterr().err
+
+
+# --- make -----------------------------------------------------------------------------------------
+
+OLD_PYTHON = "#!/bin/sh\ncase $1 in --version) echo Python 2.7.18 >&2;; *) exit 1;; esac\n"
+GIVEN_TO_MAKE = {  # what is given -> words of the sentence
+    "quotes and backticks": (
+        {"PROFILE": "a\"b`touch {tmp}/x`'c"},
+        ["no profile 'a\"b`touch", "expected one"],
+    ),
+    "a word more": ({"PROFILE": "quick smoke"}, ["no profile 'quick smoke'", "expected one of"]),
+    "seeds apart": ({"PROFILE": "smoke", "SEEDS": "1, x"}, ["seeds '1, x'", "such as 1-5"]),
+    "no such Python": ({"PYTHON": "nosuch"}, ["no program nosuch", "PYTHON="]),
+    "an old Python": ({"PYTHON": "{tmp}/old"}, ["Python 2.7.18 is too old", "3.11 or newer"]),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN_TO_MAKE)
+def test_what_is_given_to_make_reaches_the_command_as_it_is(name, tmp_path):
+    (tmp_path / "old").write_text(OLD_PYTHON)
+    (tmp_path / "old").chmod(0o755)
+    given, words = GIVEN_TO_MAKE[name]
+    given = {"PYTHON": sys.executable, "RESULTS": str(tmp_path / "results"), **given}
+    done = subprocess.run(
+        ["make", "-s", "reproduce", *(f"{k}={v.format(tmp=tmp_path)}" for k, v in given.items())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    error = done.stderr.partition("\nmake: ")[0]
+    assert done.returncode == 2 and error.startswith("error: ") and "\n" not in error, done.stderr
+    assert all(word in error for word in words), error
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+
+
+# --- a cluster ------------------------------------------------------------------------------------
+
+ARRAY = ["bash", "cluster/array.sbatch"]
+TASK = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4", "PYTHON": "echo"}
+SUBMITTED = {  # what a task of an array is given -> what it runs
+    "a profile alone": ({}, "-m lib.study --profile compact --shard 3/4\n"),
+    "all there is": (
+        {"PROFILE": "a b.yaml", "SEEDS": "1, 2", "DATA": "cifar100:/d", "PARTS": "9"},
+        "-m lib.study --profile a b.yaml --seeds 1, 2 --data cifar100:/d --shard 3/9\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUBMITTED)
+def test_a_task_of_a_slurm_array_makes_its_shard(name):
+    given, command = SUBMITTED[name]
+    usual = {k: v for k, v in os.environ.items() if k not in ("PROFILE", "SEEDS", "DATA", "PARTS")}
+    done = subprocess.run(
+        ARRAY, cwd=ROOT, env={**usual, **TASK, **given}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, command, "")
+
+
+@pytest.mark.parametrize("where", ["no array", "another folder"])
+def test_what_is_no_task_of_an_array_is_told_so(where, tmp_path):
+    folder, task = (ROOT, {}) if where == "no array" else (tmp_path, TASK)
+    done = subprocess.run(
+        ["bash", str(ROOT / ARRAY[1])],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], **task},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stderr.startswith("error: ")
+    assert "expected sbatch --array=1-5 cluster/array.sbatch" in done.stderr
+
+
+# --- kills at random moments: more of them by make torture ----------------------------------------
+
+
+def tortured(*words):
+    command = [sys.executable, "-m", "tests.torture", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_run_killed_at_random_moments_ends_in_the_same_bytes():
+    done = tortured("--only", "kills", "--kills", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("yes") == 3 and "3 of 3 ok" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_two_at_once_a_full_disk_damage_and_interruptions_lose_nothing():
+    done = tortured("--only", "kills,two,disk,damaged,interruptions")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_torture_tells_of_what_it_finds(monkeypatch, capsys):
+    lines = [torture.Line("a", "whole", "whole"), torture.Line("b", "whole", "half")]
+    monkeypatch.setitem(torture.PARTS, "kills", lambda bench, given: lines)
+    monkeypatch.setattr(torture.Bench, "undisturbed", lambda self: None)
+    monkeypatch.setattr(sys, "argv", ["torture", "--only", "kills"])
+    assert torture.main() == 1
+    assert "1 of 2 ok" in capsys.readouterr().out
+
+
+def test_torture_sees_a_half_product_and_a_file_that_differs(tmp_path):
+    here, there = tmp_path / "a", tmp_path / "b"
+    path, _ = product(here), product(there)
+    assert torture.compared(here, there) == "the same" and torture.unsound(here) == []
+    path.write_text("half")
+    assert torture.compared(here, there).startswith("1 files differ: smoke/runs/run/")
+    assert torture.unsound(here) == [path.name.replace(".json", ".meta.json")]
 
 
 # --- other systems --------------------------------------------------------------------------------

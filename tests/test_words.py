@@ -33,8 +33,9 @@ def test_the_answer_tells_every_main_claim_and_lacks_nothing(made):
     assert lines[0].startswith(
         "C2-random: MSE-freezing minus random freezing at 50 %, in acc1: +5.0"
     )
-    assert lines[0].endswith("points, n = 6: supported (room: +30.0 [+30.0, +30.0] points)")
-    assert lines[-1].startswith("C5c: ") and "0.80 [0.80, 0.81] share" in lines[-1]
+    assert " at 98.33 %] points, n = 6: supported" in lines[0]
+    assert lines[0].endswith(" (room: +30.0 [+30.0, +30.0 at 95 %] points)")
+    assert lines[-1].startswith("C5c: ") and "0.80 [0.80, 0.81 at 95 %] share" in lines[-1]
 
 
 @pytest.mark.parametrize("gone", ["C2-random", "C2-bottom", "C3a", "C5c"])
@@ -196,11 +197,11 @@ def test_overlap_in_a_table_and_in_words():
     lines = words.answer_overlap(more, RANKINGS).splitlines()
     assert lines[0] == "overlap of MSE's choice at 50 % with other choices, mean of 6 seeds:"
     assert lines[1:] == [
-        "  mean map of all classes: 0.95",
-        "  null: flat map: 0.50",
-        "  null: centred blob: 0.80",
-        "  null: shuffled pixels: 0.60",
-        "  random: 0.30",
+        "  mean map of all classes: 0.95; 98 % of the filters are the same",
+        "  null: flat map: 0.50; 67 % of the filters are the same",
+        "  null: centred blob: 0.80; 89 % of the filters are the same",
+        "  null: shuffled pixels: 0.60; 75 % of the filters are the same",
+        "  random: 0.30; 47 % of the filters are the same",
     ]
 
 

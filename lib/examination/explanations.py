@@ -102,6 +102,39 @@ def randomisation(
     return rows
 
 
+def map_entropy(maps: Tensor, bins: int = 100) -> Tensor:
+    """float64 (N,), in nats: the entropy of each map's values (N, H, W) over `bins` equal parts of
+    its own range. A map of one value has 0."""
+    found = []
+    for values in maps.double().flatten(1):
+        low, high = float(values.min()), float(values.max())
+        if low == high:
+            found.append(0.0)
+            continue
+        share = torch.histc(values, bins, low, high) / len(values)
+        found.append(float(torch.special.entr(share).sum()))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def efficient_mprt(
+    model: nn.Module, randomised: nn.Module, task: Task, each: int = 5
+) -> dict[str, float]:
+    """{"before", "after", "rise"}: the entropy of FullGrad's maps (of `each` images a class,
+    explained for their own) before and after the whole network lost what it learned, and its
+    relative rise image by image, after / before - 1: Hedström et al. 2023, efficient model
+    parameter randomisation test. Means over images. Above 0: the maps are more orderly than those
+    of a network that knows nothing.
+
+    randomised: such a network, the last of `cascade` for one. The entropy is of 100 bins, Quantus'
+    default."""
+    x, y = _images_of(model, task, each)
+    before, after = (
+        map_entropy(fullgrad(m, x, y + task.first_output)) for m in (model, randomised)
+    )
+    rise = (after - before) / before
+    return {k: float(v.mean()) for k, v in dict(before=before, after=after, rise=rise).items()}
+
+
 @torch.no_grad()
 def deleted(
     model: nn.Module, task: Task, x: Tensor, y: Tensor, maps: Tensor, steps: int = 10

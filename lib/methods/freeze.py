@@ -28,7 +28,8 @@ class Freeze(Method):
 
     ranking: a name in `lib.ranking.RANKINGS`; fraction in [0, 1]; rule: "turns", "union" or
     "network" (see `lib.freezing.RULES`); scope: "weights" or "filter"; draw: which random draw, for
-    a ranking that has draws.
+    a ranking that has draws; like: a ranking, of whose choice by the same rule and fraction only
+    the count of each layer is taken (see `lib.freezing.as_many`).
     """
 
     ranking: str
@@ -36,6 +37,7 @@ class Freeze(Method):
     rule: str = "turns"
     scope: str = "weights"
     draw: int | None = None
+    like: str | None = None
     rounds: list[tuple[int, freezing.Masks]] = field(default_factory=list, repr=False, init=False)
     full: bool = field(default=False, repr=False, init=False)  # that none is free was said
 
@@ -68,7 +70,12 @@ class Freeze(Method):
             return
         options = {} if self.draw is None else {"draw": self.draw}
         scores = context.scores(self.ranking, **options)
-        chosen = freezing.RULES[self.rule](scores, self.fraction, self.masks)
+        rule = freezing.RULES[self.rule]
+        if self.like is None:
+            chosen = rule(scores, self.fraction, self.masks)
+        else:
+            other = rule(context.scores(self.like), self.fraction, self.masks)
+            chosen = freezing.as_many(scores, other, self.masks)
         self.rounds.append((context.round, chosen))
 
     def _none_free(self, context) -> None:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib.report import paper
-from lib.report.claims import ROOM
+from lib.report import paper, readings
+from lib.report.claims import OVERLAPS, ROOM
 from lib.report.figures import chance_differences
-from lib.report.statistics import FINE_TUNE, interval, pick, rows_of
-from lib.report.words import headline, plain
+from lib.report.statistics import ALPHA, FINE_TUNE, heights, in_common, interval, pick, rows_of
+from lib.report.words import headline, percent, plain, sameness, spread
 
 Read = Callable[[str], pd.DataFrame]
 MAIN = re.compile(r"C2-random(?:-(\d+))?")  # the question, at 50 % or at the fraction it names
@@ -85,13 +85,18 @@ def unit_of(claim: str) -> Unit:
 
 
 def bounded(row: Mapping, unit: Unit, name: str = "estimate", sign: float = 1) -> str:
-    """`+0.4 [-0.2, +1.1]`: a number and its interval, if it has one, without the unit's words."""
+    """`+0.4 [-0.2, +1.1 at 97.5 %]`: a number and its interval, if it has one, with the interval's
+    level where the row says it (room's is 95 %), without the unit's words."""
     low, high = ("low", "high") if name == "estimate" else (f"{name}_low", f"{name}_high")
     if pd.isna(row[name]):
         return "no common range"
     bounds = sorted((sign * row[low], sign * row[high]))
     text = unit.write(sign * row[name])
-    return text if np.isnan(bounds).any() else f"{text} [{', '.join(map(unit.write, bounds))}]"
+    level = row.get("level") if name == "estimate" else 1 - ALPHA
+    at = "" if level is None else f" at {percent(level)}"
+    if np.isnan(bounds).any():
+        return text
+    return f"{text} [{', '.join(map(unit.write, bounds))}{at}]"
 
 
 def kind_of(verdict: str) -> str:
@@ -173,8 +178,10 @@ def forgetting(claims: pd.DataFrame) -> str:
 
 
 def _side(row: Mapping) -> int:
-    """-1 or 1 where the whole interval lies below or above zero, else 0; 0 for a single seed."""
-    return int(row["low"] > 0) - int(row["high"] < 0)
+    """-1 or 1 where the whole 95 % interval lies below or above zero, else 0; 0 for a single
+    seed."""
+    low = row.get("low95", row["low"])  # a table of before has no such column, and low at 95 %
+    return int(low > 0) - int(row["high95"] < 0)
 
 
 CLASS_SAYS = {
@@ -209,7 +216,7 @@ def of_the_map(claims: pd.DataFrame) -> str:
             value = bounded(row, unit_of(claim))
             parts.append(
                 f"{says.get(kind_of(row['verdict']), open_words)} (overlap with the choice "
-                f"by {other}: {value} of 1)"
+                f"by {other}: {value} of 1; {sameness(row['estimate'])})"
             )
     text = "; ".join(parts) or "these tables do not tell whether the choice depends on the map"
     return text[0].upper() + text[1:] + "."
@@ -256,18 +263,54 @@ def answer_over(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         f"apart in {sides.count(0)}.",
         f"The filters chosen by each class's own map overlap by {third[0]} with those chosen by "
         f"the mean map of all classes, and by {third[1]} with those chosen by the closest map "
-        "without content (1 is the same choice).",
+        f"without content (1 is the same choice; {_same_in(tables, 'C5b')} and "
+        f"{_same_in(tables, 'C5c')} % of the filters are the same).",
     ]
+
+
+IN_SHORT = {  # a verdict's first word -> what it says to somebody who has read nothing else
+    "supported": "explanation keeps more of the first task than chance",
+    "contradicted": "explanation keeps no more of the first task than chance, not by a point",
+    "inconclusive": "too few runs to tell whether explanation keeps more than chance",
+    "no": "nothing to tell: even freezing everything hardly keeps more of the first task",
+    "undecided": "one run, which cannot tell",
+}
+
+
+def in_short(claims: pd.DataFrame) -> str:
+    """A setting's answer in one line, verdict by verdict: how much more of the first task is kept
+    by freezing the filters that explanation chooses than by as many at random."""
+    found, said = main_claims(claims), []
+    for kind, words in IN_SHORT.items():
+        rows = [(share, row) for share, row in found if kind_of(row["verdict"]) == kind]
+        shares = _listed([str(share) for share, _ in rows])
+        numbers = ", ".join(f"{POINTS.write(row['estimate'])}" for _, row in rows)
+        seeds = " / ".join(dict.fromkeys(f"{int(row['n'])}" for _, row in rows))
+        if rows:
+            said.append(f"{shares} % frozen: {words} ({numbers} points, n = {seeds})")
+    return "; ".join(said) or "not run yet: its tables lack the main comparison"
 
 
 def _range(tables: Mapping[str, pd.DataFrame], claim: str, unit: Unit) -> str:
     """`26.6 to 45.8`: a claim's estimate over settings."""
-    found = [
+    return _from_to(_estimates(tables, claim), unit)
+
+
+def _estimates(tables: Mapping[str, pd.DataFrame], claim: str) -> list[float]:
+    return [
         row["estimate"] for t in tables.values() for _, row in t[t["claim"] == claim].iterrows()
     ]
-    if not found:
+
+
+def _same_in(tables: Mapping[str, pd.DataFrame], claim: str) -> str:
+    """`84 to 97`: per cent of filters that two choices have in common, over settings."""
+    return _from_to([in_common(x) for x in _estimates(tables, claim)], Unit("%", 100, ".0f"))
+
+
+def _from_to(values: Sequence[float], unit: Unit) -> str:
+    if not values:
         return "an unknown number of"
-    low, high = unit.write(min(found)), unit.write(max(found))
+    low, high = unit.write(min(values)), unit.write(max(values))
     return low if low == high else f"{low} to {high}"
 
 
@@ -298,8 +341,10 @@ def verdict_of(row: pd.Series) -> Verdict:
     """One line of claims.csv."""
     unit, kind = unit_of(row["claim"]), kind_of(row["verdict"])
     room = "" if pd.isna(row.get("headroom")) else bounded(row, POINTS, "headroom")
+    same = f"; {sameness(row['estimate'])}" if row["claim"] in OVERLAPS else ""
+    value, words = bounded(row, unit), unit.words + same
     return Verdict(
-        *(row["claim"], spoken(row["text"]), bounded(row, unit), unit.words, int(row["n"])),
+        *(row["claim"], spoken(row["text"]), value, words, int(row["n"])),
         *(row["verdict"], kind, SIGNS.get(kind, ""), room),
     )
 
@@ -337,7 +382,9 @@ def beside_paper(table: pd.DataFrame) -> dict[str, list[dict]]:
 
 
 class Use(NamedTuple):
-    """An arm as something one could use: what it keeps, learns, stores and costs."""
+    """An arm as something one could use: what it keeps, learns, stores and costs, and how far it
+    lies above the straight line of weights at equal accuracy on task 2 (side: 1 or -1 where the
+    whole interval lies above or below it)."""
 
     arm: str
     kept: str
@@ -346,33 +393,70 @@ class Use(NamedTuple):
     stores: str
     cost: str
     n: int
+    height: str = ""
+    side: int = 0
 
 
-def uses(arms: pd.DataFrame, summary: pd.DataFrame, timing: pd.DataFrame) -> list[Use]:
-    """Every arm of the summary, highest average accuracy first; cost: its median time over that of
-    fine-tuning."""
-    lines = arms.set_index("arm")
-    seconds = timing.groupby(timing["run"].str.split("/").str[0])["seconds"].median()
-    usual = arms.loc[arms["family"] == "finetune", "arm"]
-    base = seconds.reindex(usual).dropna().head(1)
-    found = []
-    for _, row in summary.sort_values("average", ascending=False, kind="stable").iterrows():
+HALFWAY = (
+    "weights averaged half and half"  # the middle of the straight line: no training of its own
+)
+JOINT = ("joint20", "joint10", "joint")
+
+
+def uses(
+    arms: pd.DataFrame,
+    summary: pd.DataFrame,
+    timing: pd.DataFrame,
+    runs: pd.DataFrame | None = None,
+    trajectory: pd.DataFrame | None = None,
+) -> list[Use]:
+    """Every arm of the summary, highest average accuracy first, and the middle of the straight line
+    of weights. cost: the median over seeds of a run's time over that of fine-tuning with the same
+    seed, which records the line as well; runs and trajectory: for the height over the line."""
+    lines, cost = arms.set_index("arm"), _costs(arms, timing)
+    none = runs is None or trajectory is None or trajectory.empty
+    above = {} if none else heights(runs, trajectory)
+    found = [] if none else _halfway(trajectory)
+    for _, row in summary.iterrows():
         line = lines.loc[row["arm"]] if row["arm"] in lines.index else {}
-        joint = line.get("curriculum", "") in ("joint20", "joint10", "joint")
+        joint = line.get("curriculum", "") in JOINT
         stores = "all images of the first task" if joint else KEPT.get(line.get("keeps"), "")
-        took = seconds.get(row["arm"], np.nan) / base.iloc[0] if len(base) else np.nan
-        found.append(
-            Use(
-                row["arm"],
-                _mean(row, "acc1"),
-                _mean(row, "acc2"),
-                row["average"],
-                stores,
-                "" if np.isnan(took) else f"{took:.1f} ×",
-                int(row["n"]),
-            )
-        )
-    return found
+        kept, learned, n = _mean(row, "acc1"), _mean(row, "acc2"), int(row["n"])
+        use = Use(row["arm"], kept, learned, row["average"], stores, cost.get(row["arm"], ""), n)
+        found.append(_over_the_line(use, above.get(row["arm"])))
+    return sorted(found, key=lambda use: -use.average)
+
+
+def _costs(arms: pd.DataFrame, timing: pd.DataFrame) -> dict[str, str]:
+    """arm -> `1.3 ×`: its time over fine-tuning's, seed by seed."""
+    run = timing["run"].str.rsplit("/", n=2, expand=True)
+    table = timing.groupby([run[1], run[0]])["seconds"].median().unstack()
+    usual = [a for a in arms.loc[arms["family"] == "finetune", "arm"] if a in table]
+    if not usual:
+        return {}
+    ratio = table.div(table[usual[0]], axis=0).median().dropna()
+    return {arm: f"{value:.1f} ×" for arm, value in ratio.items()}
+
+
+def _over_the_line(use: Use, above: pd.Series | None) -> Use:
+    """With its height, and how many seeds that counts where they are not all."""
+    if above is None or above.empty:
+        return use
+    mean, low, high, n = interval(above)
+    some = f" ({n} seeds)" if n < use.n else ""
+    row = {"estimate": mean, "low": low, "high": high, "high95": high}
+    return use._replace(height=bounded(row, POINTS) + some, side=_side(row))
+
+
+def _halfway(trajectory: pd.DataFrame) -> list[Use]:
+    """The middle of the straight line between the weights before and after task 2."""
+    line = trajectory[trajectory["control"] == "interpolation"]
+    middle = line[np.isclose(line["place"], 0.5)].groupby("seed")[["task1", "task2"]].mean()
+    if middle.empty:
+        return []
+    kept, learned = (spread(middle[task]) for task in ("task1", "task2"))
+    average = middle.to_numpy().mean()
+    return [Use(HALFWAY, kept, learned, average, KEPT["weights"], "1.0 ×", len(middle))]
 
 
 def _mean(row: pd.Series, column: str) -> str:
@@ -396,6 +480,12 @@ def advice(found: Sequence[Use]) -> list[str]:
         said.append(
             f"Highest average of those that store nothing but the network: {free[0].arm}, "
             f"{plain(free[0].average)} (n = {free[0].n})."
+        )
+    if any(use.height for use in found):
+        over = [use.arm for use in found if use.side > 0]
+        said.append(
+            "Shown to keep more of the first task than the straight line of weights, which costs "
+            f"no training, at equal accuracy on the second: {_listed(over) or 'no arm'}."
         )
     said.append(
         "Arms whose intervals overlap are not told apart by their order in this table; the "
@@ -546,6 +636,7 @@ def _of_budget(table: pd.DataFrame) -> str:
 
 TOLD = {  # figure -> its tables, and what tells of them
     "forest": (("runs",), of_forest),
+    "readings": (("readings",), lambda rows: readings.sentence(readings.by_reading(rows))),
     "plane": (("claims",), _of_plane),
     "over_epochs": (("runs", "accuracy"), _of_epochs),
     "retained": (("summary",), _of_retained),

@@ -30,6 +30,7 @@ from lib.report.statistics import (
     gained,
     holm,
     holm_levels,
+    in_common,
     interval,
     joint_scores,
     page_l,
@@ -52,6 +53,8 @@ NEARLY_TWICE = 1.5  # C2c: a ratio that rounds to two
 FIRST = 1.5  # C2c: a mean rank that rounds to one
 MEANS = 0.0  # C5: the protocol names no value; any positive correlation counts
 RELIABLE = 0.5  # C6: rank correlation of a ranking with itself made again
+EQUIVALENCE = 0.9  # the level at which a difference within the margin is called equivalent
+Interval = tuple[float, float, float, int]  # mean, low, high, n
 NULL_MAPS = ("mse_flat", "mse_gaussian", "mse_permuted")
 COLUMNS = [
     "claim",
@@ -64,6 +67,7 @@ COLUMNS = [
     "p",
     "verdict",
     "level",
+    "low95",
     "high95",
     "headroom",
     "headroom_low",
@@ -88,30 +92,21 @@ class Tables(NamedTuple):
 # --- rules: from one number for each seed to a verdict --------------------------------------------
 
 
-class Judged(NamedTuple):
-    """An interval and what it says. high95: the upper bound at a plain 95 %."""
-
-    estimate: float
-    low: float
-    high: float
-    n: int
-    verdict: str
-    high95: float
-
-
 @dataclass(frozen=True)
 class Difference:
     """A difference that must reach a margin; p: sign-flip test of the mean against 0."""
 
     margin: float = MARGIN
 
-    def judge(self, values: pd.Series, level: float) -> Judged:
+    def interval(self, values: pd.Series, level: float) -> Interval:
+        return interval(values, level)
+
+    def verdict(self, values: pd.Series, level: float) -> str:
         """Only the lower bound is adjusted: *contradicted* and *equivalent* are read off the plain
         intervals."""
-        mean, low, high, n = interval(values, level)
-        high95, (_, low90, high90, _) = interval(values)[2], interval(values, 0.9)
-        verdict = verdict_difference(low, high95, mean, low90, high90, self.margin)
-        return Judged(mean, low, high, n, verdict, high95)
+        mean, low, _, _ = interval(values, level)
+        high95, (_, low90, high90, _) = interval(values)[2], interval(values, EQUIVALENCE)
+        return verdict_difference(low, high95, mean, low90, high90, self.margin)
 
     def p(self, values: pd.Series) -> float:
         return sign_flip(values)
@@ -124,11 +119,12 @@ class Threshold:
     value: float
     above: bool = True
 
-    def judge(self, values: pd.Series, level: float) -> Judged:
-        mean, low, high, n = interval(values, level)
-        return Judged(
-            mean, low, high, n, verdict_threshold(low, high, self.value, self.above), high
-        )
+    def interval(self, values: pd.Series, level: float) -> Interval:
+        return interval(values, level)
+
+    def verdict(self, values: pd.Series, level: float) -> str:
+        _, low, high, _ = interval(values, level)
+        return verdict_threshold(low, high, self.value, self.above)
 
     def p(self, values: pd.Series) -> float:
         return sign_flip(np.asarray(values) - self.value)
@@ -140,8 +136,11 @@ class Trend:
 
     rises: bool = True
 
-    def judge(self, values: pd.DataFrame, level: float) -> Judged:
-        return Threshold(0, self.rises).judge(slopes(values), level)
+    def interval(self, values: pd.DataFrame, level: float) -> Interval:
+        return interval(slopes(values), level)
+
+    def verdict(self, values: pd.DataFrame, level: float) -> str:
+        return Threshold(0, self.rises).verdict(slopes(values), level)
 
     def p(self, values: pd.DataFrame) -> float:
         return page_l(values, not self.rises)[1]
@@ -153,12 +152,25 @@ class Prediction:
 
     value: float
 
-    def judge(self, values: pd.Series, level: float) -> Judged:
-        mean, low, high, n = prediction_interval(values, level)
-        return Judged(mean, low, high, n, verdict_prediction(low, high, n, self.value), high)
+    def interval(self, values: pd.Series, level: float) -> Interval:
+        return prediction_interval(values, level)
+
+    def verdict(self, values: pd.Series, level: float) -> str:
+        _, low, high, n = prediction_interval(values, level)
+        return verdict_prediction(low, high, n, self.value)
 
     def p(self, values: pd.Series) -> float:
         return np.nan
+
+
+def read_at(verdict: str, level: float) -> float:
+    """The level of the interval a verdict is read from, which is the one to show beside it.
+
+    level: what Holm asks of a claim's lower bound. *Equivalent* is read at 90 %, *contradicted* at
+    a plain 95 %, every other verdict at `level` (section 5)."""
+    if "equivalent" in verdict:
+        return EQUIVALENCE
+    return 1 - ALPHA if verdict.startswith("contradicted") else level
 
 
 # --- estimates: (tables, *arms) -> one number for each seed; empty if it cannot be made -----------
@@ -352,7 +364,8 @@ def _number(place: str | float, column: str, value: float) -> Claim:
 
 
 def _overlap(name: str, source: str, *others: str) -> Claim:
-    text = f"overlap with the filters chosen from {source} is below .9"
+    same = f"{100 * in_common(OVERLAP):.0f} %"
+    text = f"IoU with the filters chosen from {source} is below {OVERLAP:.1f} ({same} the same)"
     return Claim(name, text, (), shared_with(*others), Threshold(OVERLAP, above=False))
 
 
@@ -476,6 +489,8 @@ CLAIMS = (
     _reliable("C6-noise-pattern", "... noise, without brightness and contrast", "noise_pattern"),
     _reliable("C6-images-pattern", "... images, without brightness and contrast", "images_pattern"),
 )
+# claims on the overlap of two choices, as IoU: said beside it is how many filters are the same
+OVERLAPS = tuple(c.id for c in CLAIMS if c.rule == Threshold(OVERLAP, above=False))
 # claims of notebook 06: its tables come after the others' claims are written, so they have a table
 # of their own, claims_examined.csv
 EXAMINED = ("C5", "C6", "C6-noise", "C6-images", "C6-noise-pattern", "C6-images-pattern")
@@ -518,6 +533,31 @@ def _in_view_of(room: Room, verdict: str) -> str:
     return NO_ROOM if room.headroom_high < ROOM else verdict
 
 
+def _shown(rule, values, level: float, room: Room) -> dict[str, Any]:
+    """A verdict, the interval it is read from and that interval's level, beside a plain 95 %."""
+    n, said = rule.interval(values, level)[3], rule.verdict(values, level)
+    verdict = _in_view_of(room, said) if n else "undecided (n = 0)"
+    level = read_at(verdict, level)
+    found = dict(zip(("estimate", "low", "high", "n"), rule.interval(values, level)))
+    plain = dict(zip(("low95", "high95"), rule.interval(values, 1 - ALPHA)[1:3]))
+    return {**found, "verdict": verdict, "level": level, **plain}
+
+
+def _families(table: list[Claim], setting: str) -> list[list[str]]:
+    """The claims that share a Holm adjustment."""
+    names = {claim.family_in(setting) for claim in table} - {None}
+    return [[claim.id for claim in table if claim.family_in(setting) == name] for name in names]
+
+
+def levels(table: list[Claim], values: dict[str, Any], setting: str) -> dict[str, float]:
+    """The level of each claim's interval that its lower bound is held at: 95 %, or that of its Holm
+    step. values: claim -> one number for each seed."""
+    level = dict.fromkeys(values, 1 - ALPHA)
+    for members in _families(table, setting):
+        level |= zip(members, holm_levels([t_test(values[name]) for name in members]).tolist())
+    return level
+
+
 # --- the loop -------------------------------------------------------------------------------------
 
 
@@ -532,10 +572,11 @@ def claims(
     """Every claim of section 5 that these tables of one profile can answer, one row each, with a
     verdict.
 
-    estimate, low, high: fractions of 1 (C1: per unit of fraction; C2c: a ratio, a rank); intervals
-    at `level`: t intervals at 95 %, prediction intervals for C4, and for claims of a family at the
-    level of their Holm step by the t test (`holm_levels`). Section 5 adjusts their lower bound
-    only: *contradicted* and *equivalent* are read off the plain intervals (`high95`, 90 %). p:
+    estimate, low, high: fractions of 1 (C1: per unit of fraction; C2c: a ratio, a rank); t
+    intervals, prediction intervals for C4, at `level`, which is the one the verdict is read at
+    (`read_at`): 95 %, or for claims of a family that of their Holm step by the t test
+    (`holm_levels`), whose lower bound alone section 5 adjusts: *contradicted* is read at a plain
+    95 %, *equivalent* at 90 %. low95, high95: the same interval at 95 % whatever the verdict. p:
     sign-flip test of the mean against 0 or the claim's threshold, Holm-adjusted within a family;
     Page's L for C1; none for C4. n: seeds that count. Claims whose arms are missing are left out
     (they still count in their family: its size was fixed before the run), C4 also where tasks have
@@ -554,21 +595,17 @@ def claims(
     table = claims_in(setting, classes_per_task)
     values = {claim.id: claim.estimate(tables, *claim.arms) for claim in table}
     p = {claim.id: claim.rule.p(values[claim.id]) for claim in table}
-    level = dict.fromkeys(values, 1 - ALPHA)
-    for family in {claim.family_in(setting) for claim in table} - {None}:
-        members = [claim.id for claim in table if claim.family_in(setting) == family]
+    level = levels(table, values, setting)
+    for members in _families(table, setting):
         p |= zip(members, holm([p[name] for name in members]).tolist())
-        level |= zip(members, holm_levels([t_test(values[name]) for name in members]).tolist())
     rooms = {scope: headroom(runs, scope) for scope in {claim.room for claim in table} - {None}}
     rows = []
     for claim in table:
         if len(values[claim.id]):
-            found = claim.rule.judge(values[claim.id], level[claim.id])
             room = rooms.get(claim.room, NO_COMPARISON)
-            verdict = _in_view_of(room, found.verdict) if found.n else "undecided (n = 0)"
-            more = {"claim": claim.id, "text": claim.text, "setting": setting}
-            more |= {"p": p[claim.id], "level": level[claim.id]}
-            rows.append({**more, **found._asdict(), "verdict": verdict, **room._asdict()})
+            row = {"claim": claim.id, "text": claim.text, "setting": setting, "p": p[claim.id]}
+            shown = _shown(claim.rule, values[claim.id], level[claim.id], room)
+            rows.append({**row, **shown, **room._asdict()})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lib.report import answers, figures, paper
+from lib.report import answers, figures, paper, power, readings
 from lib.study.profile import ROOT, Profile, load
 
 # --- the page -------------------------------------------------------------------------------------
@@ -43,22 +43,31 @@ FIGURES = {  # in the order of the study's questions
         "What is kept against what is learned",
         "A plane of accuracy on task 1 (upwards) against task 2 (to the right): fine-tuning's path "
         "and the straight line of weights fall from the upper left to the lower right; every arm "
-        "is a cross; the second panel enlarges freezing and fine-tuning.",
+        "is a cross with its name and number of seeds at the right; the lower panel enlarges "
+        "freezing and fine-tuning, with the share frozen at each mark.",
         "An arm helps if it lies above the others at equal accuracy on task 2, fine-tuning's own "
         "path and the straight line of weights among them.",
     ),
+    "readings": Shown(
+        "Which reading of the paper, if any?",
+        "Above, a rising row of marks, one for each reading of the paper, with a dot for each seed "
+        "and a grey band of one point around zero; below, what each reading chooses.",
+        "A choice that mattered would have its marks below gathered at one end.",
+    ),
     "retained": Shown(
         "What is retained",
-        "Two rows of bars, one line for each arm: the share of task 1 above chance that is "
-        "retained, and the accuracy gained on task 2, with intervals.",
-        "Long bars at the left keep, long bars at the right learn; no arm is long in both unless "
-        "it beats the trade-off.",
+        "Two panels, one line for each arm, arms that freeze as many filters side by side: the "
+        "share of task 1 above chance that is retained, and the accuracy gained on task 2, with "
+        "intervals and a dot for each seed, beside a band for fine-tuning.",
+        "Compare within a group: explanation helps if its mark lies right of random's in the left "
+        "panel and not left of it in the right one.",
     ),
     "over_epochs": Shown(
         "Forgetting, epoch by epoch",
-        "Two panels of curves over the epochs of task 2: accuracy on task 1 falls, on task 2 it "
-        "rises; a curve for each of the main arms.",
-        "Where the curves at the left fall together, what is frozen hardly matters.",
+        "Curves over the epochs of task 2, a column for each share frozen: above, accuracy on task "
+        "1 falls, below, accuracy on task 2 rises; a curve with a band for each of the main arms, "
+        "between fine-tuning and everything frozen.",
+        "Where the curves of a column fall together, which filters are frozen hardly matters.",
     ),
     "overlap": Shown(
         "Would another map choose the same filters?",
@@ -69,19 +78,23 @@ FIGURES = {  # in the order of the study's questions
     ),
     "class_overlap": Shown(
         "Do classes choose differently?",
-        "A square of classes against classes, coloured by the share of filters both would choose.",
-        "Near 1, the class hardly matters to the choice.",
+        "A square of classes against classes, coloured from 0 to 1 by the overlap of the filters "
+        "each would choose, the number in each cell; two random choices marked on the scale.",
+        "Near 1, the class hardly matters to the choice; at the mark, two classes agree no more "
+        "than chance.",
     ),
     "class_map_correlation": Shown(
         "Are class maps different?",
-        "A square of classes against classes, coloured by the correlation of their mean maps.",
-        "Near 1, all classes are looked at in the same place. Look at the scale before comparing.",
+        "A square of classes against classes, coloured from 0 to 1 by the correlation of their "
+        "mean maps, the number in each cell.",
+        "Near 1, all classes are looked at in the same place; 0 would be unrelated.",
     ),
     "best_and_worst": Shown(
         "The filters chosen first and last",
-        "A line for each class: its class map, then the pictures of the filters most like it and "
-        "least like it.",
-        "What the ranking compares: a class map, and the filters most and least like it.",
+        "A line for each class: its class map, then the heat maps of the filters most like it and "
+        "least like it, then the pictures of the first and the last of them.",
+        "What the ranking compares: a class map, and the filters most and least like it. The "
+        "heading says how alike one filter's picture is when made again from other noise.",
     ),
     "scores": Shown(
         "Scores of one layer",
@@ -128,13 +141,14 @@ FIGURES = {  # in the order of the study's questions
     ),
     "saliency_gallery": Shown(
         "Where the network looks",
-        "A line for each class: an image, its FullGrad map, both laid over each other, two other "
-        "kinds of map, and the mean map of the class.",
+        "A line for each class: an image, its FullGrad map, the map as colour on the image in "
+        "grey, two other kinds of map, and the mean map of the class.",
         "Maps of single images follow the object loosely; their mean is a bright centre.",
     ),
     "filter_grid": Shown(
         "What filters look for",
-        "Small pictures in lines by layer: the images that raise single filters most.",
+        "Small pictures in lines by layer: the images that raise single filters most; beside each "
+        "line, how far a picture made from other noise correlates with it.",
         "Early layers show colours and edges, deep ones texture that is hard to tell from noise.",
     ),
     "learning_curves": Shown(
@@ -267,10 +281,12 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def _picture(path: Path, name: str, shown: Shown, says: str) -> Picture:
-    """The SVG beside a PNG if there is one and it is small, else the PNG; sizes are the PNG's."""
+    """The SVG beside a PNG if there is one and it is small, else the PNG; sizes are the PNG's, as
+    if it had 100 pixels an inch."""
     vector = path.with_suffix(".svg")
     with Image.open(path) as image:
-        width, height = image.size
+        scale = 100 / round(image.info.get("dpi", (100, 100))[0])
+        width, height = (round(scale * side) for side in image.size)
     small = vector.exists() and vector.stat().st_size <= SVG_AT_MOST
     file, kind = (vector, "image/svg+xml") if small else (path, "image/png")
     src = data_uri(file.read_bytes(), kind)
@@ -285,7 +301,7 @@ def pictures(folder: Path, name: str) -> dict[str, Picture]:
     says, there = answers.conclusions(read), {p.stem: p for p in folder.glob("figures/*.png")}
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            drawn = figures.from_tables(read)
+            drawn = figures.from_tables(read) | readings.from_tables(read)
         except FileNotFoundError:  # an older record, without names: it has its figures on disk
             drawn = {}
         if "forest" in drawn:
@@ -313,8 +329,8 @@ def page(
     claims, runs, compared = _claims(read), table["runs"], _or_empty(read, "paper_tables")
     shown, code, data = pictures(folder, name), _only(runs, "setting"), _only(runs, "data")
     uses = (
-        answers.uses(table["arms"], table["summary"], table["timing"])
-        if all(len(table[t]) for t in ("summary", "timing", "arms"))
+        answers.uses(**table, trajectory=_or_empty(read, "trajectory"))
+        if all(map(len, table.values()))
         else []
     )
     seeds = runs["seed"].nunique() if len(runs) else 0
@@ -351,6 +367,7 @@ def page(
         half_width=f"{196 * (0.25 / images) ** 0.5:.0f}" if images else "",
         duplicates=len(_or_empty(read, "duplicates")),
         no_room=any(kind == "no" for kind in map(answers.kind_of, claims.get("verdict", []))),
+        power=power.sentence(power.table(runs)) if len(runs) else "",
         made=([("data", data)] if data else []) + answers.how_made(table["timing"]),
         downloads=_downloads(folder),
         notebooks=notebooks or {},
@@ -401,12 +418,14 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
     for setting in settings:
         read = reads[setting.name]
         table = {t: _or_empty(read, t) for t in ("arms", "summary", "timing")}
-        uses = answers.uses(**table) if all(map(len, table.values())) else []
+        more = {"runs": runs[setting.name], "trajectory": _or_empty(read, "trajectory")}
+        uses = answers.uses(**table, **more) if all(map(len, table.values())) else []
         found = answers.main_claims(claims[setting.name])
         lines.append(
             {
                 **setting._asdict(),
                 "code": _only(runs[setting.name], "setting"),
+                "short": answers.in_short(claims[setting.name]),
                 "main": [(share, answers.verdict_of(row)) for share, row in found],
                 "advice": answers.advice(uses),
                 "made": answers.how_made(table["timing"]),
@@ -429,6 +448,7 @@ def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
             "made": "How it was made",
             "glossary": "Words",
         },
+        near=paper.nearest(paper.nearness(runs)),
         sentences=answer_over(alike(settings)),
         pictures=shown,
         rest=planes,

@@ -21,6 +21,7 @@ from lib.study.keys import SCIENCE, digest
 from lib.study.profile import ROOT, Profile, load
 from lib.study.store import (
     JSON,
+    SHOWCASE,
     file_hash,
     provenance,
     read_table,
@@ -30,6 +31,8 @@ from lib.study.store import (
 
 # numbered, in the order they run
 NOTEBOOKS = tuple(sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
+# those that stand on each other; 00 looks at what is shipped, and nothing depends on it
+STUDY = tuple(name for name in NOTEBOOKS if not name.startswith("00"))
 FIRST_WITH_ROWS = 4  # the number of the first notebook that reads runs
 
 
@@ -62,12 +65,21 @@ class Session:
 
         A bare matplotlib Figure would show as one line of text: only pyplot's figures are drawn by
         themselves."""
+        written = figures.save(figure, self.results / "figures", name, svg)
+        return self._shown(written, figure.get_figwidth())
+
+    def aside(self, figure, name: str):
+        """A picture that is this notebook's alone, beside it: no figure of the profile."""
+        written = figures.save(figure, self.folder, name, svg=False)
+        return self._shown(written, figure.get_figwidth())
+
+    def _shown(self, written: list[Path], inches: float):
         from IPython.display import Image
 
-        written = figures.save(figure, self.results / "figures", name, svg)
         for path in written:
             self._note(path)
-        return Image(filename=next(p for p in written if p.suffix == ".png"))
+        path = next(p for p in written if p.suffix == ".png")
+        return Image(filename=path, width=100 * inches)
 
     def read(self, name: str) -> pd.DataFrame:
         """A table an earlier notebook wrote; where none has written any, as in a fresh clone, the
@@ -170,9 +182,9 @@ def code_hash() -> str:
 def inputs(notebook: str, profile: Profile) -> dict[str, str]:
     """Everything a notebook's outputs depend on, as short hashes: cheap to compute, without
     torch."""
-    results, place = results_dir(profile.name), NOTEBOOKS.index(notebook)
+    results, before = results_dir(profile.name), [n for n in STUDY if n < notebook]
     found = {
-        "notebook": digest(_cells(ROOT / "notebooks" / f"{notebook}.ipynb")),
+        "notebook": digest(cells(source_of(notebook))),
         "code": code_hash(),
         "profile": digest(profile.model_dump()),
         "science": digest(SCIENCE),
@@ -180,16 +192,29 @@ def inputs(notebook: str, profile: Profile) -> dict[str, str]:
     }
     if int(notebook[:2]) >= FIRST_WITH_ROWS:  # rows that came in by `restore` or another seed's run
         found["rows"] = digest(sorted(p.name for p in (results / "runs/run").glob("*.meta.json")))
-    if place:
-        upstream = read_manifest(results, NOTEBOOKS[place - 1])
+    if notebook not in STUDY:
+        found["showcase"] = digest(_text(SHOWCASE / "manifest.json"))
+    if before:
+        upstream = read_manifest(results, before[-1])
         found["upstream"] = digest(upstream["outputs"]) if upstream else "none"
     return found
 
 
-def _cells(path: Path) -> list:
-    """The text of a notebook's cells."""
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else "none"
+
+
+def source_of(notebook: str) -> Path:
+    """Where a notebook's source lies."""
+    return ROOT / "notebooks" / f"{notebook}.ipynb"
+
+
+def cells(path: Path) -> list:
+    """The text of a notebook's cells; ValueError names a file that is none."""
     try:
-        return [cell["source"] for cell in json.loads(path.read_text())["cells"]]
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook["nbformat"], notebook["metadata"]
+        return [cell["source"] for cell in notebook["cells"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a notebook ({type(error).__name__}: {error}); take the committed file "

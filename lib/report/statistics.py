@@ -132,6 +132,12 @@ def gained(acc2, acc2_before):
     return acc2 - acc2_before
 
 
+def in_common(iou):
+    """The share of filters that are the same in two choices of equally many, from their overlap
+    (IoU): both / either = iou, so both / count = 2 iou / (1 + iou). In [0, 1]."""
+    return 2 * iou / (1 + iou)
+
+
 # --- intervals and tests --------------------------------------------------------------------------
 
 
@@ -166,9 +172,10 @@ def t_test(values) -> float:
     x = _finite(values)
     if len(x) < 2:
         return np.nan
-    if np.ptp(x) == 0:  # scipy would divide by zero
+    if np.ptp(x) == 0:  # no spread to divide by
         return float(x[0] == 0)
-    return float(stats.ttest_1samp(x, 0).pvalue)
+    statistic = x.mean() / (x.std(ddof=1) / np.sqrt(len(x)))
+    return float(2 * stats.t.sf(abs(statistic), len(x) - 1))
 
 
 def sign_flip(differences) -> float:
@@ -244,10 +251,9 @@ def curves(rows: pd.DataFrame, acc2: str, acc1: str) -> dict[tuple, np.ndarray]:
     """(seed, lineage) -> its points (acc2, acc1)."""
     if rows.empty:
         return {}
-    return {
-        key: part[[acc2, acc1]].to_numpy()
-        for key, part in rows.groupby(["seed", rows["lineage"].astype(str)])
-    }
+    points = rows[[acc2, acc1]].to_numpy()
+    places = rows.groupby(["seed", rows["lineage"].astype(str)]).indices
+    return {key: points[place] for key, place in sorted(places.items())}
 
 
 def arm_curves(runs: pd.DataFrame, arm: Mapping) -> dict[tuple, np.ndarray]:
@@ -273,6 +279,18 @@ def curve_distances(curves_a: Mapping, curves_b: Mapping) -> pd.Series:
         else pd.Index([], name="seed")
     )
     return pd.Series(list(found.values()), index, dtype=float).groupby("seed").mean()
+
+
+def heights(
+    runs: pd.DataFrame, trajectory: pd.DataFrame, control: str = "interpolation"
+) -> dict[str, pd.Series]:
+    """arm -> its height in acc1 over a control that fine-tuning recorded (the straight line of
+    weights) at equal acc2, one number for each seed; seeds whose acc2 the control does not reach
+    are left out. Arms that start from no checkpoint have none."""
+    rows = rows_of(runs, FINE_TUNE, trajectory)
+    lines = curves(rows[rows["control"] == control], "task2", "task1") if len(rows) else {}
+    arms = {arm: curves(part, "acc2", "acc1") for arm, part in runs.groupby("arm", sort=False)}
+    return {arm: curve_distances(points, lines).dropna() for arm, points in arms.items()}
 
 
 def doses(runs: pd.DataFrame, arm: Mapping, column: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.report import paper
-from lib.report.claims import EXAMINED, claims_in
+from lib.report.claims import EXAMINED, OVERLAPS, claims_in
 from lib.report.statistics import (
     FINE_TUNE,
     JOINT,
@@ -22,6 +22,7 @@ from lib.report.statistics import (
     forgetting,
     forward_transfer,
     frozen_by,
+    in_common,
     interval,
     pick,
     rows_of,
@@ -44,6 +45,21 @@ def spread(values) -> str:
     points as fractions."""
     mean, low, high, n = interval(values)
     return f"{plain(mean)} [{plain(low)}, {plain(high)}]" if n > 1 else plain(mean)
+
+
+def percent(level: float) -> str:
+    """`98.75 %`: the level of an interval, as a line that shows one says it."""
+    return f"{100 * level:.4g} %"
+
+
+def sameness(iou: float) -> str:
+    """An overlap (IoU) of two equally large choices as the share of filters they have in common."""
+    return f"{100 * in_common(iou):.0f} % of the filters are the same"
+
+
+def _but_the_same(claim: str, iou: float) -> str:
+    """After the verdict of a claim on overlap, which alone would sound as if choices were apart."""
+    return "" if claim not in OVERLAPS or pd.isna(iou) else f", while {sameness(iou)}"
 
 
 # --- the paper's tables ---------------------------------------------------------------------------
@@ -121,12 +137,18 @@ def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable_claims(claims: pd.DataFrame) -> pd.DataFrame:
-    """`statistics.claims` with each estimate and its interval in one cell."""
+    """`claims.claims` with each estimate and its interval in one cell, the interval's level beside
+    it."""
     shown = claims[["claim", "text", "n", "verdict"]].copy()
+    shown["verdict"] = [
+        row["verdict"] + _but_the_same(row["claim"], row["estimate"])
+        for _, row in claims.iterrows()
+    ]
     shown.insert(
         2, "estimate", [_bounds(row, "estimate", "low", "high") for _, row in claims.iterrows()]
     )
-    shown.insert(4, "p", ["" if pd.isna(p) else f"{p:.3f}" for p in claims["p"]])
+    shown.insert(3, "interval at", claims["level"].map(percent).where(claims["low"].notna(), ""))
+    shown.insert(5, "p", ["" if pd.isna(p) else f"{p:.3f}" for p in claims["p"]])
     return shown
 
 
@@ -154,21 +176,24 @@ ANSWERS = (  # claim, what it compares, unit; MSE against random first, whatever
 
 
 def answer(claims: pd.DataFrame, missing: bool = True) -> str:
-    """The study's main answers from the table of claims, a line each: estimate [95 % interval], n,
-    verdict; and one sentence on those the setting has and the table lacks."""
+    """The study's main answers from the table of claims, a line each: estimate [interval at the
+    level its verdict is read from], n, verdict; and one sentence on those the setting has and the
+    table lacks."""
     found, lines = claims.set_index("claim"), []
     for claim, words, unit in ANSWERS:
         if claim not in found.index:
             continue
         c = found.loc[claim]
         number = (lambda x: f"{100 * x:+.1f}") if unit == "points" else (lambda x: f"{x:.2f}")
-        bounds = "" if pd.isna(c["low"]) else f" [{number(c['low'])}, {number(c['high'])}]"
+        at = f" at {percent(c['level'])}"
+        bounds = "" if pd.isna(c["low"]) else f" [{number(c['low'])}, {number(c['high'])}{at}]"
         value = (
             "no common range"
             if pd.isna(c["estimate"])
             else f"{number(c['estimate'])}{bounds} {unit}"
         )
-        lines.append(f"{claim}: {words}: {value}, n = {int(c['n'])}: {c['verdict']}{_room(c)}")
+        verdict = c["verdict"] + _but_the_same(claim, c["estimate"]) + _room(c)
+        lines.append(f"{claim}: {words}: {value}, n = {int(c['n'])}: {verdict}")
     if missing and (missing := _missing(claims)):
         lines.append(f"Not told by these tables, which lack what it needs: {', '.join(missing)}.")
     return "\n".join(lines)
@@ -181,7 +206,7 @@ def _room(claim: pd.Series) -> str:
     number, low, high = (
         f"{100 * claim[name]:+.1f}" for name in ("headroom", "headroom_low", "headroom_high")
     )
-    bounds = "" if pd.isna(claim["headroom_low"]) else f" [{low}, {high}]"
+    bounds = "" if pd.isna(claim["headroom_low"]) else f" [{low}, {high} at 95 %]"
     return f" (room: {number}{bounds} points)"
 
 
@@ -215,7 +240,7 @@ def headline(claims: pd.DataFrame) -> str:
     bounds = (
         ""
         if pd.isna(c["low"])
-        else f", [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}] at Holm's level"
+        else f" [{100 * c['low']:+.1f}, {100 * c['high']:+.1f} at {percent(c['level'])}]"
     )
     return (
         f"Freezing half of the filters by explanation {HEADLINES[c['verdict'].split()[0]]}: "
@@ -328,6 +353,14 @@ def costs(timing: pd.DataFrame) -> pd.DataFrame:
     return seconds.agg(["count", "median", "sum"]).rename(columns={"sum": "seconds in all"})
 
 
+def readable_costs(costs: pd.DataFrame) -> pd.DataFrame | str:
+    """ranking_costs.csv for reading, dearest first; or a word that nothing was timed here."""
+    if costs.empty:
+        return "no ranking was made here (rows of the record came without their scores)"
+    shown = costs.sort_values("seconds", ascending=False)[["label", "needs", "seconds", "seeds"]]
+    return shown.round({"seconds": 2}).set_index("label")
+
+
 def calibration_table(calibration: pd.DataFrame) -> pd.DataFrame | str:
     """Task 1 on tuning seeds by setting and precision, or a word that there is none."""
     if calibration.empty:
@@ -386,7 +419,10 @@ def answer_overlap(overlap: pd.DataFrame, rankings: pd.DataFrame, fraction: floa
         f"overlap of {name}'s choice at {100 * fraction:.0f} % with other choices, mean of {n} "
         f"seed{'s' * (n != 1)}:"
     ]
-    lines += [f"  {labels.get(other, other)}: {value:.2f}" for other, value in mean.items()]
+    lines += [
+        f"  {labels.get(other, other)}: {value:.2f}; {sameness(value)}"
+        for other, value in mean.items()
+    ]
     return "\n".join(lines)
 
 

@@ -12,17 +12,20 @@ from collections.abc import Sequence
 
 from lib.reproduce import notebooks, plan, record, report, verify
 from lib.study.profile import ROOT, Profile, load
-from lib.study.store import holding, remove, results_dir, rows, write_atomically
+from lib.study.store import SHOWCASE, holding, remove, results_dir, rows, write_atomically
 
 
 def redraw(profile: Profile, arguments: argparse.Namespace) -> None:
     """Draw the figures that come from tables again, without training. `--style` names a matplotlib
     style: those go into a folder of their own, so that the study's figures stay what its
     manifests say."""
-    from lib.report import figures
+    from lib.report import figures, readings
 
+    _check_style(arguments.style)
     figures.use_style(arguments.style)
-    drawn = figures.from_tables(lambda name: rows(profile.name, name))
+    drawn = {}
+    for room in (figures, readings):
+        drawn |= room.from_tables(lambda name: rows(profile.name, name))
     if not drawn:
         raise FileNotFoundError(
             f"no tables of profile {profile.name} to draw from: expected some in "
@@ -34,6 +37,16 @@ def redraw(profile: Profile, arguments: argparse.Namespace) -> None:
     for name, figure in drawn.items():
         figures.save(figure, folder, name)
     print(f"drew {', '.join(drawn)} in {folder}")
+
+
+def _check_style(style: str | None) -> None:
+    from matplotlib.style import available
+
+    if style and style not in available and not os.path.isfile(style):
+        raise ValueError(
+            f"no style {style!r}: expected the path of a matplotlib style file, or one of "
+            f"{', '.join(s for s in available if not s.startswith('_'))}; name one by STYLE="
+        )
 
 
 def readme(profile: Profile, arguments: argparse.Namespace) -> None:
@@ -78,6 +91,18 @@ def repository(profile: Profile, arguments: argparse.Namespace) -> None:
     print(f"{old} -> {new} in {', '.join(changed) or 'no file: it stands there already'}")
 
 
+def showcase(profile: Profile, arguments: argparse.Namespace) -> None:
+    """Write the showcase of notebook 00 (results/published/showcase) from the products of one
+    seed, the first that is named."""
+    from lib.study.showcase import make
+
+    about = make(profile, profile.seed_list[0])
+    size = sum(path.stat().st_size for path in SHOWCASE.iterdir())
+    print(f"showcase: {profile.name}, seed {about['seed']}, {size / 1e6:.1f} MB in {SHOWCASE}")
+    for name, value in about["accuracy"]["record"].items():
+        print(f"{name}: {about['accuracy']['half precision'][name]} here, {value} in the record")
+
+
 def clean(profile: Profile, arguments: argparse.Namespace) -> None:
     """Remove a profile's own results, wherever $RESULTS puts them; the record stays."""
     folder = results_dir(profile.name)
@@ -100,6 +125,7 @@ COMMANDS = {
     "report": report.report,
     "readme": readme,
     "repository": repository,
+    "showcase": showcase,
     "clean": clean,
 }
 
@@ -121,6 +147,10 @@ def obey(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--style", help="a matplotlib style for figures")
     parser.add_argument("--name", help="repository: the project's public place, OWNER/NAME")
+    parser.add_argument("--engine", help="what does the jobs: local (processes here) or ray")
     given = parser.parse_args(arguments)
+    if given.engine:
+        os.environ["ENGINE"] = given.engine
     os.environ["PYTHONUNBUFFERED"] = "1"
+    os.environ["HEADLESS"] = "1"  # notebooks get lines and pictures, not bars and controls
     COMMANDS[given.command](load(given.profile, given.seeds, given.data), given)

@@ -6,18 +6,21 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lib.report.session import (
     NOTEBOOKS,
+    cells,
     code_hash,
     is_current,
     manifest_path,
     note_executed,
     read_manifest,
+    source_of,
 )
 from lib.study.command import KEPT, advice_in, one_line
 from lib.study.keys import digest
@@ -51,6 +54,8 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
             from lib.study.forecast import forecast
             from lib.study.inputs import check
 
+            for notebook in wanted:
+                cells(source_of(notebook))
             check(profile)  # whatever is wrong is told of before a notebook starts
             print(forecast(profile), flush=True)
             _say_whose_seeds(profile)
@@ -98,9 +103,11 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
     }
     for attempt in (1, 2, 3):
         try:
-            with _told_of_interruption(), _sockets() as talk:
+            log = results / "log.txt"
+            with _told_of_interruption(), _sockets() as talk, _following(log):
+                talk.NotebookClient.store_widget_state = False  # nobody can move them there
                 papermill.execute_notebook(
-                    str(ROOT / "notebooks" / f"{notebook}.ipynb"),
+                    str(source_of(notebook)),
                     str(folder / "notebook.ipynb"),
                     parameters,
                     kernel_name="python3",
@@ -154,6 +161,36 @@ def _sockets() -> Iterator:
     prefix = f"kernel-{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as sockets:
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}})
+
+
+@contextmanager
+def _following(log: Path) -> Iterator[None]:
+    """What is written to the log inside is printed too, without its times: a notebook that nobody
+    looks at keeps no line of its jobs."""
+    place, over = log.stat().st_size if log.exists() else 0, threading.Event()
+
+    def pass_on() -> None:
+        nonlocal place
+        with suppress(FileNotFoundError), open(log, "rb") as file:
+            file.seek(place)
+            new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            place += len(whole)
+            for line in whole.decode(errors="replace").splitlines():
+                print(line[len("2026-01-31 12:00:00 ") :], flush=True)
+
+    def follow() -> None:
+        while not over.wait(0.5):
+            pass_on()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        pass_on()
 
 
 @contextmanager

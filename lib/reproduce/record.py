@@ -105,7 +105,8 @@ def _copies(results: Path) -> list[Path]:
     for name in NOTEBOOKS:
         copies += [results / output for output in read_manifest(results, name)["outputs"]]
     # no notebook's output: the command that tunes writes it
-    copies += [p for p in [results / "tables" / "tuning.csv"] if p.exists()]
+    own = [results / "tables" / f"{name}.csv" for name in ("tuning", "readings", "recipes")]
+    copies += [p for p in own if p.exists()]  # of the command line, not of a notebook
     if large := [p.name for p in copies if p.stat().st_size > LARGEST]:
         raise ValueError(
             f"{', '.join(large)}: larger than {LARGEST:,} bytes, not published; make them smaller"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.report import claims, figures, statistics, words
+from lib.report import claims, figures, power, readings, statistics, words
 from lib.reproduce.record import PUBLISHED, restore
 from lib.study.profile import Profile
 from lib.study.store import write_atomically
@@ -40,6 +40,7 @@ def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
         "summary": statistics.summary(runs, classes),
         "claims": claims.claims(runs, accuracy, trajectory, overlap, classes),
         "paper_tables": words.paper_tables(runs),
+        "power": power.table(runs),
     }
 
 
@@ -47,6 +48,7 @@ def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
     """The tables that follow from published rows, which are put back into a store of their own:
     what notebooks 01, 03 and 04 write of all seeds, and 06 of those examined."""
     from lib.study import examined, tables, tuning
+    from lib.study import readings as grid
     from lib.study.arms import rankings_table
     from lib.study.products import PRODUCTS
 
@@ -64,6 +66,8 @@ def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
         found |= examined.tables(profile)
         if profile.tuning.grids and (tuned := tuning.table(profile)):
             found["tuning"] = tuned
+        if profile.readings.recipes and (read := grid.table(profile)):
+            found |= {"readings": read, "recipes": grid.recipes_table(profile)}
     found["rankings"] = rankings_table(profile)
     return {name: pd.DataFrame(rows) for name, rows in found.items()}
 
@@ -99,7 +103,7 @@ def made_anew(profile: Profile, folder: Path) -> dict[Path, bytes]:
     files = {Path("tables", f"{name}.csv"): _csv(table) for name, table in tables.items()}
     figures.use_style()
     with tempfile.TemporaryDirectory() as drawn:
-        for name, figure in figures.from_tables(read).items():
+        for name, figure in {**figures.from_tables(read), **readings.from_tables(read)}.items():
             for path in figures.save(figure, Path(drawn), name):
                 files[Path("figures", path.name)] = path.read_bytes()
     return files

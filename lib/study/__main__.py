@@ -1,10 +1,12 @@
 """`python -m lib.study --profile paper --seeds 1-10 --shard 2/4`: a part of the runs, anywhere, no
 notebooks. Needs torch, numpy, pandas, scipy, pyyaml and pydantic alone.
 
-`--tune` runs the grids of the profile's tuning section instead (see `lib.study.tuning`)."""
+`--tune` runs the grids of the profile's tuning section instead (see `lib.study.tuning`), and
+`--readings` the grid over what the paper leaves open (see `lib.study.readings`)."""
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +24,7 @@ def _work(arguments: Sequence[str] | None) -> None:
     from lib.study.inputs import check  # torch and all: inside, so that its absence is told
     from lib.study.jobs import complete
     from lib.study.profile import load, parse_seeds
+    from lib.study.store import results_dir, sweep
     from lib.study.tables import collect
 
     parser = argparse.ArgumentParser(prog="python -m lib.study", description=__doc__)
@@ -34,13 +37,24 @@ def _work(arguments: Sequence[str] | None) -> None:
     parser.add_argument(
         "--tune", action="store_true", help="the grids of the profile's tuning section instead"
     )
+    parser.add_argument(
+        "--readings",
+        choices=("recipes", "grid"),
+        help="the profile's grid of readings instead: which recipes learn, or all of it",
+    )
     parser.add_argument("--workers", type=int, help="processes side by side, one thread each")
+    parser.add_argument("--engine", help="what does the jobs: local (processes here) or ray")
     given = parser.parse_args(arguments)
+    if given.engine:
+        os.environ["ENGINE"] = given.engine
     if given.tune:
         return _tune(given)
+    if given.readings:
+        return _readings(given)
     seeds = _dealt(parse_seeds(given.seeds or load(given.profile).seeds), given.shard)
     profile = load(given.profile, ",".join(map(str, seeds)), given.data)
     check(profile, given.workers)
+    sweep(results_dir(profile.name))
     print(forecast(profile, given.workers), flush=True)
     complete(profile, workers=given.workers)
     rows = len(collect(profile)["runs"])
@@ -65,6 +79,33 @@ def _tune(given: argparse.Namespace) -> None:
     write_atomically(path, lambda p: p.write_text(text))
     print(f"chosen, as lines of a profile ({path}):\n{tuning.lines(profile, seeds)}")
     print(json.dumps({"profile": profile.name, "seeds": mine, "rows": len(rows)}))
+
+
+def _readings(given: argparse.Namespace) -> None:
+    """Which recipes learn (tables/recipes.csv), then every reading on the seeds dealt to this part
+    (tables/readings.csv, of all that is there)."""
+    import pandas as pd
+
+    from lib.study import readings
+    from lib.study.inputs import check
+    from lib.study.profile import load, parse_seeds
+    from lib.study.store import results_dir, write_atomically
+
+    profile = load(given.profile, given.seeds, given.data)
+    mine = ",".join(map(str, _dealt(parse_seeds(profile.seeds), given.shard)))
+    check(profile, given.workers)
+    readings.learn(profile, given.workers)
+    made = {"recipes": readings.recipes_table(profile)}
+    if given.readings == "grid":
+        readings.run_all(profile.model_copy(update={"seeds": mine}), given.workers)
+        made["readings"] = readings.table(profile)
+    for name, rows in made.items():
+        text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+        path = results_dir(profile.name) / "tables" / f"{name}.csv"
+        write_atomically(path, lambda p, text=text: p.write_text(text))
+        print(f"wrote {path}")
+    rows = {name: len(table) for name, table in made.items()}
+    print(json.dumps({"profile": profile.name, "seeds": mine, "rows": rows}))
 
 
 def _dealt(seeds: list[int], shard: str) -> list[int]:

@@ -17,6 +17,7 @@ from lib.study.profile import Arm, Profile
 
 SEEN = ("maps", "filters", "initial", "trial")  # products that a ranking may look at
 EXPLAINED = {"maps", "filters", "initial"}  # those made as the profile's `explain` says
+LOOKING = ("ranking", "like")  # options that name a ranking
 USUAL = {"rule": "turns", "scope": "weights"}  # what an arm's line means by leaving these out
 
 
@@ -33,11 +34,11 @@ def check(profile: Profile) -> None:
             raise ValueError(
                 f"arm {arm.name!r}: no method {arm.method!r}; expected one of {', '.join(METHODS)}"
             )
-        name = arm.options.get("ranking")
-        if "ranking" in arm.options and (not isinstance(name, str) or name not in RANKINGS):
-            raise ValueError(
-                f"arm {arm.name!r}: no ranking {name!r}; expected one of {', '.join(RANKINGS)}"
-            )
+        for name in (arm.options[option] for option in LOOKING if option in arm.options):
+            if not isinstance(name, str) or name not in RANKINGS:
+                raise ValueError(
+                    f"arm {arm.name!r}: no ranking {name!r}; expected one of {', '.join(RANKINGS)}"
+                )
         try:
             METHODS[arm.method](**arm.options)
         except (TypeError, ValueError) as error:
@@ -53,10 +54,10 @@ def ranking_of(arm: Arm) -> Ranking | None:
 
 def needs(arm: Arm) -> tuple[str, ...]:
     """The products of a seed that an arm cannot do without."""
-    ranking = ranking_of(arm)
     if not arm.from_checkpoint:
         return ()
-    return ("task1", *(kind for kind in SEEN if ranking and kind in ranking.needs))
+    looked = [RANKINGS[arm.options[option]].needs for option in LOOKING if option in arm.options]
+    return ("task1", *(kind for kind in SEEN if any(kind in needed for needed in looked)))
 
 
 def is_reference(arm: Arm) -> bool:
@@ -109,7 +110,7 @@ def unusual(options: Mapping[str, Any]) -> str:
         f", {words[name].get(options[name], options[name])}"
         for name, usual in USUAL.items()
         if options.get(name, usual) != usual
-    )
+    ) + (f", as many as {options['like']}" if "like" in options else "")
 
 
 def table(profile: Profile) -> list[dict]:

@@ -30,6 +30,10 @@ ADVICE = {  # what the system says -> what to do
     errno.EEXIST: f"expected a folder where a file stands; move that file, or {ELSEWHERE}",
     errno.EISDIR: "expected a file where a folder stands; move that folder",
     errno.ENAMETOOLONG: "expected a shorter path; give the profile or the folder a shorter name",
+    **dict.fromkeys(
+        (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP),
+        f"expected a file system with file locks (flock), as most have; {ELSEWHERE}",
+    ),
     errno.ENOMEM: f"run with fewer workers (WORKERS=1); {KEPT}",
     errno.EMFILE: "expected more open files to be allowed; raise the limit (ulimit -n 4096)",
 }

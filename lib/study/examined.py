@@ -33,10 +33,12 @@ from lib.study.products import (
     maps_key,
     network_after_task1,
     product,
+    store,
     task1,
     task1_key,
 )
 from lib.study.profile import Profile, parse_seeds
+from lib.study.store import digest
 from lib.training import fit
 
 EXAMINED = (
@@ -45,6 +47,7 @@ EXAMINED = (
     "atlas",
     "reliability",
     "sanity",
+    "complexity",
     "retrained",
     "readouts",
     "grafts",
@@ -211,6 +214,21 @@ def sanity(profile: Profile, seed: int) -> dict:
     return {"seed": seed, "lineage": task1(profile, seed)["lineage"], **found}
 
 
+def complexity_key(profile: Profile, seed: int) -> dict:
+    """What the order in FullGrad's maps depends on."""
+    return {"science": SCIENCE["complexity"], "task1": task1_key(profile, seed)}
+
+
+@product(complexity_key, needs=("task1",), parts=_if_examined, published=True)
+def complexity(profile: Profile, seed: int) -> dict:
+    """{"seed", "lineage", "rows": [{"before", "after", "rise"}]}: see
+    `lib.examination.efficient_mprt`."""
+    model, task = network_after_task1(profile, seed), tasks(profile, seed)[0]
+    *_, (_, randomised) = examination.cascade(model, profile.network.init, seed)
+    rows = [examination.efficient_mprt(model, randomised, task)]
+    return {"seed": seed, "lineage": task1(profile, seed)["lineage"], "rows": rows}
+
+
 # --- what is left after round 2? ------------------------------------------------------------------
 
 
@@ -313,6 +331,21 @@ def atlas_rows(profile: Profile) -> list[dict]:
     return _rows(profile, "atlas", label=True)
 
 
+def ranking_cost_rows(profile: Profile) -> list[dict]:
+    """What each ranking took: ranking, label, needs (products made beforehand, which are not
+    counted), seconds (median over examined seeds), seeds. Of scores made here: none come with a
+    published record."""
+    shelf, rows = store(profile), []
+    seconds = {digest(meta["key"]): meta["seconds"] for _, meta in shelf.metas("scores")}
+    for name, ranking in RANKINGS.items():
+        keys = [digest(_ranking_key(profile, seed, name)) for seed in examined_seeds(profile)]
+        if took := [seconds[key] for key in keys if key in seconds]:
+            needs = " ".join(sorted(ranking.needs)) or "nothing"
+            row = {"ranking": name, "label": ranking.label, "needs": needs}
+            rows.append({**row, "seconds": float(np.median(took)), "seeds": len(took)})
+    return rows
+
+
 def reliability_rows(profile: Profile) -> list[dict]:
     """reliability.csv: seed, lineage, layer, noise, images, both for the pattern alone, shares."""
     return _rows(profile, "reliability")
@@ -322,6 +355,11 @@ def sanity_rows(profile: Profile, name: str) -> list[dict]:
     """Of one check: "randomisation" (layer, pearson, ssim), "deletion" (map, deleted, probability)
     or "alike" (within, between), with seed and lineage."""
     return _rows(profile, "sanity", name)
+
+
+def complexity_rows(profile: Profile) -> list[dict]:
+    """complexity.csv: seed, lineage, before, after, rise."""
+    return _rows(profile, "complexity")
 
 
 def readout_rows(profile: Profile) -> list[dict]:
@@ -341,6 +379,6 @@ def tables(profile: Profile) -> dict[str, list[dict]]:
     found = {
         **{"atlas": atlas_rows(p), "reliability": reliability_rows(p)},
         **{name: sanity_rows(p, name) for name in ("randomisation", "deletion", "alike")},
-        **{"readouts": readout_rows(p), "grafts": graft_rows(p)},
+        **{"complexity": complexity_rows(p), "readouts": readout_rows(p), "grafts": graft_rows(p)},
     }
     return {name: rows for name, rows in found.items() if rows}

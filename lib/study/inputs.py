@@ -7,25 +7,33 @@ import os
 
 from lib.network import conv_layers
 from lib.study import arms
-from lib.study.engine import default_workers
+from lib.study.engine import chosen, default_workers
 from lib.study.materials import class_names, fresh_network, outputs_of, tasks
 from lib.study.profile import Profile, load, survives
-from lib.study.store import results_dir
+from lib.study.store import naming, results_dir
 
 FEWEST_FILTERS = 2  # in a layer: of one filter there is nothing to choose
 
 
 def check(profile: Profile, workers: int | None = None) -> None:
-    """Look at arms, calibration, workers, data, tasks, batch, network and results folder of a
-    profile; raises the first sentence there is."""
+    """Look at arms, calibration, engine, workers, data, tasks, batch, network and results folder of
+    a profile; raises the first sentence there is."""
     arms.check(profile)
-    calibrated = [load(name, data=profile.data.source) for name in profile.calibration.profiles]
+    calibrated = [_calibrated(profile, name) for name in profile.calibration.profiles]
     default_workers(workers)
+    chosen()
     for seed in profile.seed_list if profile.data.draw else profile.seed_list[:1]:
         for asked in (profile, *calibrated):
             _tasks(asked, seed)
     _network(profile)
     _room_for_results(profile)
+
+
+def _calibrated(profile: Profile, name: str) -> Profile:
+    try:
+        return load(name, data=profile.data.source)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"profile {profile.name}, calibration.profiles: {error}") from None
 
 
 def _room_for_results(profile: Profile) -> None:
@@ -34,9 +42,8 @@ def _room_for_results(profile: Profile) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe.{os.getpid()}.tmp"
     try:
-        probe.write_bytes(b"0" * 4096)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from None
+        with naming(folder):
+            probe.write_bytes(b"0" * 4096)
     finally:
         probe.unlink(missing_ok=True)
 

@@ -6,13 +6,17 @@
 Everything heavy goes through the store: what a killed run had finished is never made again.
 """
 
-from functools import partial
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+from lib.data import Images
 from lib.kernels import recorder, use_triton
 from lib.precision import default_device, resolve_precision
 from lib.study import engine, examined  # noqa: F401  (its products enter the table)
 from lib.study.arms import is_reference
+from lib.study.engine.progress import watching
+from lib.study.materials import images, receive_images
 from lib.study.products import PRODUCTS, store, task1
 from lib.study.profile import Profile
 from lib.study.runs import arm_named, run, run_key
@@ -84,6 +88,38 @@ def do(job: Job, profile: Profile) -> None:
         PRODUCTS[job.kind].get(profile, job.seed, *filter(None, [job.part]))
 
 
+class Making(NamedTuple):
+    """A profile's jobs, to be done by an engine: making(job), on this machine or elsewhere."""
+
+    profile: Profile
+    make: Callable[[Job, Profile], object] = do
+
+    def __call__(self, job: Job) -> None:
+        self.make(job, self.profile)
+
+    def reads(self, job: Job) -> list[Path]:
+        """Files of the store that making a product reads: what it needs, what that needs, ..."""
+        found: dict[tuple[str, str], list[Path]] = {}
+
+        def add(kind: str, part: str) -> None:
+            for needed in PRODUCTS[kind].needs(self.profile, part):
+                for one in PRODUCTS[needed].parts(self.profile, job.seed):
+                    if (needed, one) not in found:
+                        found[needed, one] = PRODUCTS[needed].files(self.profile, job.seed, one)
+                        add(needed, one)
+
+        add(job.kind, job.part)
+        return [path for paths in found.values() for path in paths]
+
+    def luggage(self) -> Images:
+        """What every job needs, wherever it is done."""
+        return images(self.profile)
+
+    def receive(self, fetch: Callable[[], Images]) -> None:
+        """On another machine: take the luggage, once."""
+        receive_images(self.profile, fetch)
+
+
 def fulfil(
     profile: Profile, *kinds: str, show: int | None = None, workers: int | None = None
 ) -> None:
@@ -92,9 +128,11 @@ def fulfil(
     which paths this machine gets."""
     for kind in kinds:
         if todo := jobs(profile, kind, show):
-            engine.say(_paths(profile))
+            if engine.chosen() == "local":
+                engine.say(_paths(profile))
             log = results_dir(profile.name) / "log.txt"
-            engine.side_by_side(todo, partial(do, profile=profile), log, workers)
+            with watching(len(todo), kind.replace("_", " ")):
+                engine.side_by_side(todo, Making(profile), log, workers)
 
 
 def _paths(profile: Profile) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 # ranking has a version of its own, at its definition: mending one makes only its own rows again.
 SCIENCE = {
     **{"task1": 1, "maps": 1, "filters": 1, "overlap": 1, "trial": 1, "run": 1},
-    **{"damages": 1, "reliability": 1, "sanity": 1, "retrained": 1},
+    **{"damages": 1, "reliability": 1, "sanity": 1, "complexity": 1, "retrained": 1},
 }
 
 # Fields of a profile's sections that came after the first rows were published, with the value that
@@ -25,7 +25,7 @@ SCIENCE = {
 LATER: dict[str, dict[str, Any]] = {
     "network": {"architecture": "vgg"},
     "recipe": {},
-    "explain": {},
+    "explain": {"class_map": "mean of scaled maps"},
 }
 
 
@@ -41,6 +41,11 @@ def fields(name: str, section: Any) -> dict[str, Any]:
     given = asdict(section) if is_dataclass(section) else section.model_dump()
     usual = LATER[name]
     return {k: v for k, v in given.items() if k not in usual or v != usual[k]}
+
+
+def later(name: str, section: Any, field: str) -> dict[str, Any]:
+    """One later field of a section as part of the key of a product that depends on no other."""
+    return {k: v for k, v in fields(name, section).items() if k == field}
 
 
 def versions(**numbers: int) -> dict[str, int]:

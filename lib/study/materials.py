@@ -22,6 +22,8 @@ from lib.seeds import seed_of
 from lib.study.engine import say
 from lib.study.profile import ROOT, Network, Profile, Tuning
 
+_received: dict[tuple[str, int], data_room.Images] = {}  # from the machine this one works for
+
 
 @lru_cache(maxsize=2)
 def _images(source: str, size: int) -> data_room.Images:
@@ -35,7 +37,16 @@ def data_root() -> Path:
 
 def images(profile: Profile) -> data_room.Images:
     """The profile's data set, at the network's size, in this process's memory once."""
-    return _images(profile.data.source, profile.network.image_size)
+    asked = profile.data.source, profile.network.image_size
+    return _received.get(asked) or _images(*asked)
+
+
+def receive_images(profile: Profile, fetch: Callable[[], data_room.Images]) -> None:
+    """Take the profile's data set as another machine read it, fetched once; this one needs none."""
+    asked = profile.data.source, profile.network.image_size
+    if asked not in _received:
+        _received.clear()  # one data set at a time
+        _received[asked] = fetch()
 
 
 @lru_cache(maxsize=4)

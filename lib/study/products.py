@@ -29,7 +29,7 @@ from lib.precision import default_device, resolve_precision
 from lib.ranking import Evidence, LossChange, Trial
 from lib.study.arms import needs as needs_of
 from lib.study.engine import say
-from lib.study.keys import SCIENCE, fields
+from lib.study.keys import SCIENCE, fields, later
 from lib.study.materials import (
     data_checksum,
     data_label,
@@ -112,6 +112,11 @@ class Product(NamedTuple):
         if self.branched:
             return bool(shelf.branches(self.kind, key))
         return shelf.has(self.kind, key, self.filetype.suffix)
+
+    def files(self, profile: Profile, seed: int, part: str = "") -> list[Path]:
+        """Where it lies, if it is finished, and its meta file (of one that is not branched)."""
+        key = self.key(profile, seed, *filter(None, [part]))
+        return store(profile).files(self.kind, key, self.filetype.suffix)
 
 
 PRODUCTS: dict[str, Product] = {}
@@ -222,15 +227,15 @@ def maps_key(profile: Profile, seed: int) -> dict:
         "science": SCIENCE["maps"],
         "task1": task1_key(profile, seed),
         "images": profile.explain.map_images,
+        **later("explain", profile.explain, "class_map"),
     }
 
 
 @product(maps_key, needs=("task1",), filetype=ARRAYS)
 def maps(profile: Profile, seed: int) -> dict[str, np.ndarray]:
     """Class maps: {"maps": float32 (C, H, W) in [0, 1], "used": (C,), "correct": (C,)}."""
-    found = saliency.class_maps(
-        network_after_task1(profile, seed), tasks(profile, seed)[0], profile.explain.map_images
-    )
+    model, e = network_after_task1(profile, seed), profile.explain
+    found = saliency.class_maps(model, tasks(profile, seed)[0], e.map_images, e.class_map)
     say(f"seed {seed}  class maps from {min(found.used)} to {max(found.used)} images each")
     return {
         "maps": found.maps.cpu().numpy(),
@@ -352,7 +357,8 @@ def looked_at(profile: Profile, seed: int, model: nn.Module, task, **more) -> Ev
     """Evidence of any network after any task; nothing of it is kept. more: other fetchers."""
 
     def fetch_maps() -> torch.Tensor:
-        return saliency.class_maps(model, task, profile.explain.map_images).maps.cpu()
+        e = profile.explain
+        return saliency.class_maps(model, task, e.map_images, e.class_map).maps.cpu()
 
     def fetch_heat() -> dict[str, torch.Tensor]:
         return {

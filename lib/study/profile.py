@@ -114,6 +114,7 @@ class Explain(Checked):
     steps: int = Field(30, ge=1)
     lr: float = Field(0.1, gt=0)
     heat_map: Literal["brightness", "difference"] = "brightness"
+    class_map: Literal["mean of scaled maps", "rescaled", "one image"] = "mean of scaled maps"
 
 
 class Examine(Checked):
@@ -233,6 +234,33 @@ class Tuning(Checked):
         return grids
 
 
+class Candidate(Checked):
+    """What a recipe of the reading grid sets; all else is the profile's own."""
+
+    momentum: float = Field(ge=0, lt=1)
+    batch_size: int = Field(ge=1)
+
+
+class Readings(Checked):
+    """The grid over what the paper leaves open; see `lib.study.readings`.
+
+    fraction: of the filters, frozen in every reading; recipes: candidates, in the order in which
+    they are taken; seeds: tuning seeds on each of which a recipe must learn task 1 to `least`;
+    most: recipes that are taken."""
+
+    fraction: float = Field(0.75, gt=0, lt=1)
+    recipes: tuple[Candidate, ...] = ()
+    seeds: str = "1000-1001"
+    least: float = Field(0.4, ge=0, le=1)
+    most: int = Field(2, ge=1)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _tuning_seeds(cls, text):
+        check_tuning_seeds(parse_seeds(text))
+        return str(text)
+
+
 def check_tuning_seeds(seeds: list[int]) -> None:
     """Raise ValueError if one of the study's own seeds is among them."""
     if own := [seed for seed in seeds if seed < FIRST_TUNING_SEED]:
@@ -257,6 +285,7 @@ class Profile(Checked):
     arms: tuple[Arm, ...] = Field(min_length=1)
     calibration: Calibration = Calibration()
     tuning: Tuning = Tuning()
+    readings: Readings = Readings()
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -323,7 +352,11 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
         raise ValueError(f"{path}: the key {odd[0]!r} is no text; expected names of sections")
     if "extends" not in given:
         return given
-    base = _read(_path(given.pop("extends")), (*above, path))
+    try:
+        below = _path(given.pop("extends"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}, extends: {error}") from None
+    base = _read(below, (*above, path))
     base["arms"] = [*(base.get("arms") or []), *(given.pop("more_arms", None) or [])]
     for key, value in given.items():
         merge = isinstance(value, dict) and isinstance(base.get(key), dict)

@@ -47,6 +47,10 @@ LIBRARIES = (
 )
 
 
+# one trained seed to look at, shipped with the project (see `lib.study.showcase`)
+SHOWCASE = ROOT / "results/published/showcase"
+
+
 def results_dir(profile: str) -> Path:
     """The folder of a profile's results: under $RESULTS if set, else under results/."""
     return Path(os.environ.get("RESULTS") or ROOT / "results") / profile
@@ -67,20 +71,28 @@ JSON = FileType(
 )
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system inside names this path: a full disk names no file of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` on a temporary name beside `path`, flush it to disk, rename: a reader sees all
     of it or nothing."""
     temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # a full disk names no file of its own
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -172,18 +184,20 @@ def holding(folder: Path, wait: bool = True) -> Iterator[None]:
                 raise RuntimeError(f"{who}: expected it to be at rest; wait for it, or end it")
             print(f"{who}: waiting for it to end", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with naming(lock):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 
 def _taken(file) -> bool:
     """Lock an open file if nobody else has."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    with naming(Path(file.name)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
 
 
@@ -219,9 +233,10 @@ def provenance() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about ROOT, or None; variables that point it elsewhere do not count."""
+    """What git says about ROOT, or None; variables that point it elsewhere do not count. A checkout
+    of another user's (a shared one, read-only) is trusted as its code is, which runs here."""
     own = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE")}
-    command = ["git", "-C", str(ROOT), *arguments]
+    command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=own)
     except OSError:  # no git
@@ -257,6 +272,11 @@ class Store:
         """True if the product is finished (its meta file is there)."""
         path = self.path(kind, key, suffix, branch)
         return _meta(path).exists() and path.exists()
+
+    def files(self, kind: str, key: dict, suffix: str = ".json") -> list[Path]:
+        """The files of a product, if it is finished: itself, and its meta file."""
+        path = self.path(kind, key, suffix)
+        return [path, _meta(path)] if self.has(kind, key, suffix) else []
 
     def branches(self, kind: str, key: dict) -> list[str]:
         """The branches (lineages) under which a JSON product of this key is finished."""
@@ -347,6 +367,18 @@ def _read_meta(path: Path) -> dict:
             f"{path} is damaged ({why}): delete it, and the next run makes its product again"
         )
     return meta
+
+
+def adopt(path: Path, content: bytes, meta: dict) -> None:
+    """Put a product that another machine made, by the code of this one, into its place here. One
+    that is there stays."""
+    if hashlib.sha256(content).hexdigest() != meta["sha256"]:
+        raise ValueError(f"{path} came back damaged from the machine that made it: run it again")
+    code = {name: provenance()[name] for name in ("commit", "dirty")}
+    with _locked(path):
+        if not _meta(path).exists():
+            write_atomically(path, lambda p: p.write_bytes(content))
+            write_atomically(_meta(path), lambda p: JSON.save({**meta, **code}, p))
 
 
 def product_name(meta: dict) -> str:

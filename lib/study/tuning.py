@@ -16,7 +16,6 @@ and are published and restored with them.
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ import yaml
 
 from lib.study import engine
 from lib.study.arms import check, needs
-from lib.study.jobs import Job, do
+from lib.study.jobs import Job, Making
 from lib.study.materials import data_checksum, data_label, tasks
 from lib.study.products import PRODUCTS, store, task1
 from lib.study.profile import Arm, Grid, Profile, check_tuning_seeds, parse_seeds
@@ -93,13 +92,11 @@ def tune(profile: Profile, seeds: str | None = None, workers: int | None = None)
     )
     log = results_dir(profile.name) / "log.txt"
     for kind in PRODUCTS:
-        engine.side_by_side(
-            _first(wanted, missing, kind), partial(do, profile=wanted), log, workers
-        )
-    engine.side_by_side(missing, partial(attempt, profile=wanted), log, workers)
+        engine.side_by_side(needed(wanted, missing, kind), Making(wanted), log, workers)
+    engine.side_by_side(missing, Making(wanted, attempt), log, workers)
 
 
-def _first(wanted: Profile, missing: Sequence[Job], kind: str) -> list[Job]:
+def needed(wanted: Profile, missing: Sequence[Job], kind: str) -> list[Job]:
     """What of a kind the missing runs need and is not there."""
     asking = {j.seed for j in missing if kind in needs(arm_named(wanted, j.part))}
     made = PRODUCTS[kind]

@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -21,6 +21,8 @@ from typing import Any
 import torch
 
 from lib.study.command import KEPT, explain
+from lib.study.engine.progress import duration as _duration
+from lib.study.engine.progress import show
 
 KEEP_MEMORY = ":".join(
     f"glibc.malloc.{k}"
@@ -37,11 +39,16 @@ def say(line: str) -> None:
         _queue.put(line)
 
 
+def pass_on(queue) -> None:
+    """From now on lines of this process go to a queue."""
+    global _queue
+    _queue = queue
+
+
 def _start_worker(queue, parent: int) -> None:
     """One thread; a worker whose parent was killed ends too."""
-    global _queue
     torch.set_num_threads(1)
-    _queue = queue
+    pass_on(queue)
 
     def watch():
         while os.getppid() == parent:
@@ -91,10 +98,41 @@ def default_workers(given: int | None = None) -> int:
     return int(text)
 
 
+@contextmanager
+def local(todo: Sequence, do: Callable[[Any], None], folder: Path, workers: int | None):
+    """Processes of this machine at work: ({future: job}, lines), where lines() gives what the jobs
+    have said since the last call. An engine is a context manager like this one."""
+    workers = min(default_workers(workers), len(todo))
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (queue, os.getpid()))
+
+    waiting: dict[Future, Any] = {}
+
+    def lines() -> Iterator[str]:
+        while not queue.empty():
+            yield queue.get()
+
+    try:
+        with memory_kept(), deaf_to_interruption():
+            waiting |= {pool.submit(do, job): job for job in todo}
+        yield waiting, lines
+    finally:
+        end_at_once(pool)
+        # a traceback would keep these, and their semaphores, alive until the interpreter complains
+        # of a leak
+        pool = queue = None
+        waiting.clear()
+
+
 def side_by_side(
-    todo: Sequence, do: Callable[[Any], None], log: Path, workers: int | None = None
+    todo: Sequence,
+    do: Callable[[Any], None],
+    log: Path,
+    workers: int | None = None,
+    engine: Callable = local,
 ) -> None:
-    """Call do(job) for all jobs in `workers` processes of one thread each; `do` and the jobs must
+    """Call do(job) for all jobs, `workers` at a time, one thread each; `do` and the jobs must
     pickle.
 
     Prints what the jobs say and a line for each finished one with the time left, also into the file
@@ -102,40 +140,28 @@ def side_by_side(
     with a sentence that says what to do."""
     if not todo:
         return
-    workers = min(default_workers(workers), len(todo))
-    context = multiprocessing.get_context("spawn")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        queue, start, done = context.SimpleQueue(), time.time(), 0
+    start, done = time.time(), 0
+    with open(log, "a") as file, engine(todo, do, log.parent, workers) as (waiting, lines):
 
         def tell(line: str) -> None:
-            print(line, flush=True)
+            show(line)
             with suppress(OSError):  # on a full disk the job itself says so, better
                 print(time.strftime("%F %T"), line, file=file, flush=True)
 
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (queue, os.getpid()))
-        try:
-            with memory_kept(), deaf_to_interruption():
-                waiting = {pool.submit(do, job): job for job in todo}
-            while waiting:
-                while not queue.empty():
-                    tell(queue.get())
-                finished = [f for f in waiting if f.done()]
-                for future in finished:
-                    job = waiting.pop(future)
-                    _result(future, job, log.parent)
-                    done += 1
-                    left = (time.time() - start) / done * len(waiting)
-                    tell(f"done {done}/{len(todo)}  {job}  about {_duration(left)} left")
-                time.sleep(0.05 if finished else 0.2)
-            while not queue.empty():
-                tell(queue.get())
-        finally:
-            end_at_once(pool)
-            # a traceback would keep these, and their semaphores, alive until the interpreter
-            # complains of a leak
-            del pool, queue
-            waiting.clear()
+        while waiting:
+            finished = [f for f in waiting if f.done()]
+            for line in lines():
+                tell(line)
+            for future in finished:
+                job = waiting.pop(future)
+                _result(future, job, log.parent)
+                done += 1
+                left = (time.time() - start) / done * len(waiting)
+                tell(f"done {done}/{len(todo)}  {job}  about {_duration(left)} left")
+            time.sleep(0.05 if finished else 0.2)
+        for line in lines():
+            tell(line)
 
 
 def end_at_once(pool: ProcessPoolExecutor) -> None:
@@ -162,7 +188,3 @@ def _result(future: Future, job: Any, folder: Path) -> None:
         if isinstance(error, OSError) and not error.filename:
             error.filename = str(folder)
         raise RuntimeError(f"{job}: {explain(error)}") from None
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,194 @@
+"""Explanations, examined: what each ranking tells, whether it can be repeated, whether maps depend
+on what was learned, filters put back."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib.report import paper
+from lib.report.claims import RELIABLE
+from lib.report.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    described,
+    ground,
+    ink,
+    new,
+    percent,
+    spread,
+    written_on,
+)
+
+
+def of_examined(runs: pd.DataFrame, table: pd.DataFrame) -> str:
+    """As `caption`, with the number of seeds that were examined."""
+    return described(runs["setting"].iloc[0], runs["data"].iloc[0], table["seed"].nunique())
+
+
+def _layers_below(ax, layers: Sequence[str]) -> None:
+    ax.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=7)
+
+
+def atlas(table: pd.DataFrame, about: str) -> Figure:
+    """What each ranking tells of a filter's worth: Spearman's correlation of its score with the
+    damage of ablation, by layer; mean over seeds. Rankings sorted by their mean over layers (last
+    column); first line: damage on one half of the images with damage on the other.
+
+    table: atlas.csv (seed, ranking, label, layer, spearman, ceiling)."""
+    layers = list(dict.fromkeys(table["layer"]))
+    cells = table.pivot_table(index="label", columns="layer", values="spearman")[layers]
+    ceiling = table.groupby("layer")["ceiling"].mean()[layers]
+    cells = cells.loc[cells.mean(axis=1).sort_values(ascending=False).index]
+    whole = pd.concat([ceiling.to_frame("two halves of the damage").T, cells])
+    whole["mean"] = whole.mean(axis=1)
+    figure, ax = new(0.42 * len(layers) + 3.4, 0.2 * len(whole) + 1.5)
+    shown = ax.imshow(whole, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
+    for (y, x), value in np.ndenumerate(whole.to_numpy()):
+        words = f"{round(value, 1) + 0.0:.1f}".replace("0.", ".")  # + 0.0: no minus before a zero
+        tint = written_on(shown.to_rgba(value)[:3])
+        ax.text(x, y, words, ha="center", va="center", fontsize=6, color=tint)
+    ax.axhline(0.5, color="black", lw=1)
+    ax.axvline(len(layers) - 0.5, color="black", lw=1)
+    ax.set_yticks(range(len(whole)), whole.index, fontsize=7)
+    _layers_below(ax, list(whole))
+    ax.set_title(f"{about}; means over seeds and classes", fontsize=9)
+    ax.grid(False)
+    figure.colorbar(shown, ax=ax, label="Spearman with damage")
+    return figure
+
+
+RELIABLE_IN = (  # column of reliability.csv, words, colour, dash and marker
+    ("images", "two halves of the images", BLUE, "o-"),
+    ("images_pattern", "... pattern alone", BLUE, "o:"),
+    ("noise", "two visualization noises", VERMILLION, "s-"),
+    ("noise_pattern", "... pattern alone", VERMILLION, "s:"),
+)
+PARTS = {"brightness": ORANGE, "contrast": SKY, "pattern": GREEN}  # of the MSE
+
+
+def reliability(table: pd.DataFrame, about: str) -> Figure:
+    """Left: rank correlation of the MSE ranking with itself made again, by layer, mean over seeds;
+    dashed line: the margin of C6. Right: each part's share in how the MSE of filters differs.
+
+    table: reliability.csv (seed, layer, filters, noise, images, ..., share_brightness, ...)."""
+    layers, filters = list(dict.fromkeys(table["layer"])), int(table["filters"].max())
+    mean = table.groupby("layer").mean(numeric_only=True).loc[layers]
+    figure, axes = new(9.5, 3.9, ncols=2)
+    for column, words, tint, line in RELIABLE_IN:
+        axes[0].plot(range(len(layers)), mean[column], line, color=tint, ms=4, label=words)
+    axes[0].axhline(RELIABLE, color=ink(), ls="--", lw=1, label=f"margin of C6: {RELIABLE:.1f}")
+    axes[0].set(ylim=(-1, 1.05), ylabel="rank correlation over filters")
+    axes[0].set_title(f"made again (noises: up to {filters} filters a layer)", fontsize=9)
+    places, width = np.arange(len(layers)), 0.8 / len(PARTS)
+    for i, (part, tint) in enumerate(PARTS.items()):
+        where = places + (i - 1) * width
+        hatch = ("", "//", "..")[i]
+        axes[1].bar(where, mean[f"share_{part}"], width, color=tint, hatch=hatch, label=part)
+    axes[1].axhline(0, color=ink(), lw=0.8)
+    axes[1].set_ylabel("share of the variance over filters")
+    axes[1].set_title("what the MSE ranking is made of", fontsize=9)
+    for ax in axes:
+        _layers_below(ax, layers)
+        ax.legend(fontsize=7)
+    figure.suptitle(f"{about}; means over seeds and classes", fontsize=9)
+    return figure
+
+
+def sanity(
+    randomised: pd.DataFrame, deletion: pd.DataFrame, alike: pd.DataFrame, about: str
+) -> Figure:
+    """Three checks of FullGrad's maps, means over seeds: similarity as layers are randomised from
+    the head down, deletion curves, similarity within and between classes.
+
+    randomised: layer, pearson, ssim; deletion: map, deleted, probability; alike: within,
+    between."""
+    figure, axes = new(10.5, 3.6, ncols=3, width_ratios=(1.4, 1.2, 0.7))
+    layers = list(dict.fromkeys(randomised["layer"]))
+    mean = randomised.groupby("layer")[["pearson", "ssim"]].mean().loc[layers]
+    for column, words, tint, line in (
+        ("pearson", "Pearson", BLUE, "o-"),
+        ("ssim", "SSIM", ORANGE, "s--"),
+    ):
+        axes[0].plot(range(len(layers)), mean[column], line, color=tint, ms=4, label=words)
+    axes[0].set(ylim=(-0.3, 1.02), ylabel="similarity with the map before")
+    axes[0].set_title("randomised from the head down to ...", fontsize=9)
+    _layers_below(axes[0], layers)
+    for (name, part), tint, dash in zip(
+        deletion.groupby("map", sort=False), (BLUE, ORANGE, GREY), ("-", "--", ":")
+    ):
+        curve = part.groupby("deleted")["probability"].mean()
+        axes[1].plot(curve.index, curve, dash, color=tint, lw=2, label=name)
+    axes[1].set(xlabel="pixels deleted, highest first", ylabel="probability of the class")
+    axes[1].set_title("deletion", fontsize=9)
+    percent(axes[1], "x")
+    values = alike[["within", "between"]]
+    axes[2].bar(("same\nclass", "other\nclass"), values.mean(), color=[BLUE, ORANGE], alpha=0.6)
+    for place, column in enumerate(values):
+        axes[2].plot([place] * len(values), values[column], ".", color=ink(), ms=4)
+    axes[2].set(ylim=(min(0, values.min().min()), 1), ylabel="Pearson of two images' maps")
+    axes[2].set_title("dots: seeds", fontsize=9)
+    for ax in axes[:2]:
+        ax.legend(fontsize=7)
+    figure.suptitle(f"FullGrad, {about}; means over seeds", fontsize=9)
+    return figure
+
+
+def grafts(table: pd.DataFrame, about: str) -> Figure:
+    """Accuracy on both tasks with a ranking's choice of filters put back into the fine-tuned
+    network, a panel for each fraction: small dots are random choices, the other marks rankings
+    (mean over seeds), the five best and the paper's named.
+
+    table: grafts.csv (seed, ranking, label, family, fraction, draw, acc1, acc2)."""
+    fractions = sorted(table["fraction"].unique())
+    figure, axes = new(3.6 * len(fractions), 3.9, ncols=len(fractions), sharey=True, squeeze=False)
+    chance, named = table["family"] == "chance", []
+    for ax, fraction in zip(axes[0], fractions):
+        part = table[table["fraction"] == fraction]
+        some = part[chance.loc[part.index]]
+        ax.plot(some["acc2"], some["acc1"], ".", color=ORANGE, ms=3, alpha=0.6, label="random")
+        means = (
+            part[~chance.loc[part.index]]
+            .groupby(["label", "ranking"])[["acc1", "acc2"]]
+            .mean()
+            .reset_index()
+        )
+        ax.plot(means["acc2"], means["acc1"], "o", color=BLUE, ms=4, mfc=ground(), label="rankings")
+        best = means.nlargest(5, "acc1")
+        ours = means[means["ranking"] == paper.RANKING]
+        named.append(pd.concat([best, ours]).drop_duplicates().sort_values("acc1"))
+        ax.set_title(f"{fraction:.0%} of each layer put back", fontsize=9)
+        ax.set_xlabel("acc2")
+        percent(ax, "xy")
+    for ax, some in zip(axes[0], named):
+        _names(ax, some)
+    axes[0][0].set_ylabel("acc1")
+    axes[0][0].legend(fontsize=7)
+    figure.suptitle(about, fontsize=9)
+    return figure
+
+
+def _names(ax, rows: pd.DataFrame) -> None:
+    """Labels beside their marks, apart from each other; in the right half, to the left of them.
+    rows: label, acc2, acc1, ascending."""
+    marks = rows[["acc2", "acc1"]].to_numpy()
+    low, high = np.transpose([ax.get_xlim(), ax.get_ylim()])
+    places = (marks - low) / (high - low)  # (x, y) in [0, 1]
+    heights = spread(places[:, 1], 0.045)
+    for label, mark, (x, _), height in zip(rows["label"], marks, places, heights):
+        left = x > 0.55
+        ax.annotate(
+            label,
+            mark,
+            xytext=(x - 0.05 if left else x + 0.05, height),
+            textcoords="axes fraction",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=6.5,
+            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": ink(), "shrinkA": 0, "shrinkB": 2},
+        )
