@@ -14,10 +14,10 @@ PYTHON = .venv/bin/python
 ready = .venv/ready
 endif
 
-.PHONY: able help setup reproduce tune compare record publish restore figures report readme verify test torture bench trace lab clean
+.PHONY: able help setup reproduce tune compare record publish restore figures report readme verify test torture bench trace lab repository clean
 help:            ## this list
 	@echo "usage: make TARGET [PROFILE=quick|compact|compact_two_heads|paper|paper_batch_norm|paper_two_heads] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(ready)  ## a local virtual environment from requirements.txt (TORCH=cpu takes PyTorch's smaller CPU wheels)
 	@echo "ready: $(PYTHON)"
@@ -62,7 +62,7 @@ figures: $(ready) ## draw the figures of a profile again from its tables, withou
 report: $(ready) ## one HTML file of a profile, from tables alone; without PROFILE of all that is published
 	@$(PYTHON) -m lib.reproduce report $(if $(filter file,$(origin PROFILE)),--published,$(ARGS))
 
-readme: $(ready) ## write the README's results from the published tables
+readme: $(ready) ## write the generated parts of README.md, GUIDE.md and bench/README.md
 	@$(PYTHON) -m lib.reproduce readme
 
 verify: $(ready) ## does the published record follow from its rows by today's code? (WRITE=1 puts it right)
@@ -80,8 +80,12 @@ bench: $(ready)  ## speed against the plain baselines in bench/ (SECTION=train|f
 trace: $(ready)  ## a profiler trace of one training step, for chrome://tracing (NETWORK=compact)
 	@$(PYTHON) -m bench --trace results/bench/step.json $(if $(NETWORK),--network="$$NETWORK")
 
-lab: $(ready)    ## JupyterLab on the notebooks
-	@$(PYTHON) -m jupyterlab notebooks
+lab: $(ready)    ## JupyterLab on the project, notebooks/ first
+	@$(PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks \
+	  $(if $(filter 0,$(shell id -u)),--allow-root)
+
+repository: $(ready) ## say where the project's public place is, in badges, first cells and links (NAME=owner/name)
+	@$(PYTHON) -m lib.reproduce repository --name "$$NAME"
 
 clean: able      ## remove a profile's unpublished results, under RESULTS if set (asks nothing; keeps .venv, data, the record)
 	@$(PYTHON) -m lib.reproduce clean $(ARGS)

@@ -6,6 +6,7 @@ import pytest
 
 from lib.report import session
 from lib.study.profile import ROOT
+from lib.study.store import read_table
 
 
 @pytest.fixture
@@ -43,3 +44,17 @@ def test_code_hash_is_blind_to_comments_docstrings_and_editors_copies(copy):
 def test_notebooks_are_those_of_the_folder_in_order():
     assert list(session.NOTEBOOKS) == sorted(session.NOTEBOOKS) and len(session.NOTEBOOKS) >= 5
     assert set(session.NOTEBOOKS) == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+def test_a_notebook_reads_the_published_tables_where_nothing_was_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    fresh = session.begin("05_compare_baselines", "compact")
+    published = read_table(ROOT / "results/published/compact/tables/runs.csv")
+    assert fresh.read("runs").equals(published) and len(fresh.read("overlap"))
+    assert capsys.readouterr().out.count("tables are the published ones") == 1
+    # a run of one's own is not mixed with them
+    (tmp_path / "compact/tables").mkdir(parents=True)
+    published[:3].to_csv(tmp_path / "compact/tables/runs.csv", index=False)
+    assert len(fresh.read("runs")) == 3
+    with pytest.raises(FileNotFoundError, match="overlap.csv.*make reproduce PROFILE=compact"):
+        fresh.read("overlap")

@@ -7,6 +7,7 @@ notebooks do.
 import argparse
 import os
 import re
+import tomllib
 from collections.abc import Sequence
 
 from lib.reproduce import notebooks, plan, record, report, verify
@@ -67,6 +68,30 @@ def readme(profile: Profile, arguments: argparse.Namespace) -> None:
     print(f"written from the published tables: {', '.join(map(str, written))}")
 
 
+def repository(profile: Profile, arguments: argparse.Namespace) -> None:
+    """Write the public place of the project, `--name OWNER/NAME`, wherever the old one stands:
+    pyproject.toml, badges and clone addresses of notebooks and pages, CITATION.cff. ValueError for
+    what is no such name."""
+    new = arguments.name or ""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", new):
+        raise ValueError(
+            f"name {new!r}: expected OWNER/NAME, as in the project's address on GitHub; give it by "
+            "NAME=owner/name"
+        )
+    settings = ROOT / "pyproject.toml"
+    old = tomllib.loads(settings.read_text())["tool"]["study"]["repository"]
+    place = re.compile(rf'(github\.com/|github/|repository = "){re.escape(old)}(?![\w.-])')
+    pages = [settings, *map(ROOT.joinpath, ("README.md", "GUIDE.md", "CITATION.cff"))]
+    changed = []
+    for path in [*pages, *sorted(ROOT.glob("notebooks/*.ipynb"))]:
+        before = path.read_text()
+        after = place.sub(lambda hit: hit[1] + new, before)
+        if after != before:
+            write_atomically(path, lambda p, after=after: p.write_text(after))
+            changed.append(path.name)
+    print(f"{old} -> {new} in {', '.join(changed) or 'no file: it stands there already'}")
+
+
 def showcase(profile: Profile, arguments: argparse.Namespace) -> None:
     """Write the showcase of notebook 00 (results/published/showcase) from the products of one
     seed, the first that is named."""
@@ -100,6 +125,7 @@ COMMANDS = {
     "figures": redraw,
     "report": report.report,
     "readme": readme,
+    "repository": repository,
     "showcase": showcase,
     "clean": clean,
 }
@@ -121,6 +147,7 @@ def obey(arguments: Sequence[str] | None = None) -> None:
         "--published", action="store_true", help="report: every published profile, an overview"
     )
     parser.add_argument("--style", help="a matplotlib style for figures")
+    parser.add_argument("--name", help="repository: the project's public place, OWNER/NAME")
     parser.add_argument("--engine", help="what does the jobs: local (processes here) or ray")
     given = parser.parse_args(arguments)
     if given.engine:
