@@ -226,7 +226,14 @@ def test_one_section_writes_its_table(tmp_path, capsys):
     assert "four metrics" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("section", ["kernels", "fullgrad", "freeze", "plan", "compile"])
+@pytest.mark.parametrize(
+    "section",
+    [
+        *("kernels", "freeze", "plan"),
+        pytest.param("fullgrad", marks=pytest.mark.slow),
+        pytest.param("compile", marks=pytest.mark.slow),
+    ],
+)
 def test_other_sections_run(section, tmp_path):
     assert main(["--section", section, "--tiny", "--repeats", "1", "--out", str(tmp_path)]) == 0
     assert len(pd.read_csv(tmp_path / f"{section}.csv")) >= 1

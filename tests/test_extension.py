@@ -43,8 +43,12 @@ class L2ToStart(Method):
             ((p - q) ** 2).sum() for p, q in zip(model.parameters(), self.start)
         )
 
+    def after(self, model, task, context):
+        pairs = zip(model.parameters(), self.start)
+        self.moved = float(sum((p.detach() - q).square().sum() for p, q in pairs))
+
     def records(self):
-        return {"pull": [{"strength": self.strength}]}
+        return {"pull": [{"strength": self.strength, "moved": self.moved}]}
 
 
 @pytest.fixture
@@ -55,7 +59,8 @@ def extended(monkeypatch, small_study):
     arms = (
         Arm(name="fine-tune"),
         Arm(name="norm 50 %", method="freeze", options={"ranking": "weight norm", "fraction": 0.5}),
-        Arm(name="L2", method="l2 to start", options={"strength": 100.0}),
+        Arm(name="L2", method="l2 to start", options={"strength": 10.0}),
+        Arm(name="free", method="l2 to start", options={"strength": 0.0}),
     )
     return partial(small_study, *arms)
 
@@ -66,16 +71,17 @@ def test_a_new_ranking_and_a_new_method_are_arms_like_any_other(extended):
         run(profile, 1, arm.name)
     tables = collect(profile)
     rows = {row["arm"]: row for row in tables["runs"]}
-    assert list(rows) == ["fine-tune", "norm 50 %", "L2"]
+    assert list(rows) == ["fine-tune", "norm 50 %", "L2", "free"]
     assert (
         rows["norm 50 %"]["ranking"] == "weight norm"
         and 0.45 < rows["norm 50 %"]["realised"] < 0.55
     )
     assert len({row["lineage"] for row in rows.values()}) == 1
-    assert [row["strength"] for row in tables["pull"]] == [100.0]
-    # so strong a pull keeps the network where it was, unlike fine-tuning
-    moved = {arm: abs(row["acc1"] - row["acc1_before"]) for arm, row in rows.items()}
-    assert moved["L2"] < moved["fine-tune"]
+    strong, free = tables["pull"]
+    assert (strong["strength"], free["strength"]) == (10.0, 0.0)
+    # a pull keeps the network nearer to where it was; none is fine-tuning to the last bit
+    assert strong["moved"] < 0.5 * free["moved"]
+    assert rows["free"]["loss1"] == rows["fine-tune"]["loss1"] != rows["L2"]["loss1"]
     masks = {row["layer"]: row for row in tables["masks"] if row["arm"] == "norm 50 %"}
     largest = by_weight_norm(evidence(profile, 1))["conv4_1"][0].argmax()
     assert unpack(masks["conv4_1"]["mask"], masks["conv4_1"]["filters"])[largest]
@@ -86,7 +92,7 @@ def test_they_run_over_three_tasks_as_well(extended):
     for arm in profile.arms:
         run(profile, 1, arm.name)
     tables = collect(profile)
-    assert [row["arm"] for row in tables["runs"]] == ["fine-tune", "norm 50 %", "L2"]
+    assert [row["arm"] for row in tables["runs"]] == ["fine-tune", "norm 50 %", "L2", "free"]
     assert all({"acc1", "acc2", "acc3", "acc3_before"} <= row.keys() for row in tables["runs"])
     assert {row["round"] for row in tables["accuracy"]} == {2, 3}
     # each round froze half of all filters anew: what the first held stays, and none is left

@@ -32,6 +32,7 @@ GOLDEN = {
     "damages": (1, 41.30888372705881),
     "reliability": (1, 1427.0803948177752),
     "sanity": (1, 13.242102210528373),
+    "complexity": (1, 7.651515769800983),
     "retrained": (1, 2.830833968628931),
 }
 
@@ -89,7 +90,9 @@ def examined(model, old, maps, heat):
     rows = examination.randomisation(model, old, 1) + examination.deletion(model, old, 1, 4)
     numbers = [row.get("pearson", 0) + row.get("probability", 0) for row in rows]
     found["sanity"] = sum(numbers) + sum(examination.within_and_between(model, old, 2).values())
-    before = vgg16(3, 0.0625, True, generator=torch.Generator().manual_seed(9)).state_dict()
+    other = vgg16(3, 0.0625, True, generator=torch.Generator().manual_seed(9)).double()
+    found["complexity"] = sum(examination.efficient_mprt(model, other, old, 2).values())
+    before = other.state_dict()
     masks = {k: torch.arange(c.out_channels) % 2 == 0 for k, c in convs(model)}
     with examination.grafted(model, before, masks):
         found["retrained"] = float(predict(model, old, old.x[:4]).square().sum())

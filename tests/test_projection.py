@@ -312,5 +312,5 @@ def test_as_an_arm(small_study):
     arm = Arm(name="SGP", method="gpm", options={"images": 20, "scaled": True})
     done = run(small_study(arm), 1, "SGP")
     assert METHODS["gpm"].family == "projection" and METHODS["gpm"].keeps == "importances"
-    assert [row["layer"] for row in done["spaces"]][:2] == ["features.conv1_1", "features.conv1_2"]
+    assert [row["layer"] for row in done["spaces"]][:2] == ["features.conv1_1", "features.conv2_1"]
     assert all(0 < row["strength"] <= row["kept"] <= row["inputs"] for row in done["spaces"])

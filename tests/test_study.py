@@ -27,7 +27,7 @@ TINY = """
 extends: smoke
 seeds: 1-2
 data: {source: SOURCE, classes: [[0, 1], [2, 3]]}
-network: {width: 0.0625, batch_norm: true}
+network: {width: 0.0625, depth: 11, batch_norm: true}
 recipe: {epochs: 2, batch_size: 32, lr: 0.005, momentum: 0.9, flip: false}
 explain: {map_images: 2, steps: 1}
 arms:
@@ -103,6 +103,7 @@ def whole(tiny, tmp_path_factory):
     return results
 
 
+@pytest.mark.slow  # random kills of a smaller study: tests/test_sturdy.py
 def test_killed_and_resumed_is_the_same_and_nothing_finished_is_redone(tiny, whole, tmp_path):
     process = shard(tiny, tmp_path, wait=False)
     deadline = time.time() + 200

@@ -8,7 +8,6 @@ Templates (templates/*.html.j2) hold the prose, `lib.report.answers` the sentenc
 import base64
 import tempfile
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -289,21 +288,15 @@ def _picture(path: Path, name: str, shown: Shown, says: str) -> Picture:
     with Image.open(path) as image:
         scale = 100 / round(image.info.get("dpi", (100, 100))[0])
         width, height = (round(scale * side) for side in image.size)
-        halved = _shrunk(image, (width, height)) if not vector.exists() and scale < 1 else b""
+        halved = (
+            figures.shrunk(image, (width, height)) if not vector.exists() and scale < 1 else b""
+        )
     most = max(SVG_AT_MOST, path.stat().st_size)
     small = vector.exists() and vector.stat().st_size <= most
     file, kind = (vector, "image/svg+xml") if small else (path, "image/png")
     src = data_uri(halved or file.read_bytes(), kind)
     more = (shown.title, src, width, height, shown.alt, says, shown.see, vector.exists())
     return Picture(name, *more)
-
-
-def _shrunk(image: Image.Image, size: tuple[int, int]) -> bytes:
-    """A PNG of another size, in 256 colours."""
-    found = BytesIO()
-    small = image.convert("RGB").resize(size, Image.Resampling.BOX).quantize(256)
-    small.save(found, "PNG", optimize=True)
-    return found.getvalue()
 
 
 def pictures(folder: Path, name: str) -> dict[str, Picture]:

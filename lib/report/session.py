@@ -66,20 +66,22 @@ class Session:
         A bare matplotlib Figure would show as one line of text: only pyplot's figures are drawn by
         themselves."""
         written = figures.save(figure, self.results / "figures", name, svg)
-        return self._shown(written, figure.get_figwidth())
+        return self._shown(written, figure.get_size_inches())
 
     def aside(self, figure, name: str):
         """A picture that is this notebook's alone, beside it: no figure of the profile."""
         written = figures.save(figure, self.folder, name, svg=False)
-        return self._shown(written, figure.get_figwidth())
+        return self._shown(written, figure.get_size_inches())
 
-    def _shown(self, written: list[Path], inches: float):
+    def _shown(self, written: list[Path], inches: tuple[float, float]):
+        """The PNG at 100 pixels an inch: a notebook stays small enough to be published."""
         from IPython.display import Image
+        from PIL import Image as Picture
 
         for path in written:
             self._note(path)
-        path = next(p for p in written if p.suffix == ".png")
-        return Image(filename=path, width=100 * inches)
+        with Picture.open(next(p for p in written if p.suffix == ".png")) as full:
+            return Image(figures.shrunk(full, tuple(round(100 * side) for side in inches)))
 
     def read(self, name: str) -> pd.DataFrame:
         """A table an earlier notebook wrote; where none has written any, as in a fresh clone, the

@@ -67,7 +67,8 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
 
 def _asked_for(only: str | None) -> list[str]:
     """The notebooks of `--only`, in their order; all without it."""
-    numbers = [part.strip().zfill(2) for part in only.split(",")] if only else []
+    parts = [part.strip() for part in only.split(",")] if only else []
+    numbers = [part.zfill(2) if part else "" for part in parts]
     if strange := [n for n in numbers if n not in {name[:2] for name in NOTEBOOKS}]:
         raise ValueError(
             f"--only {only}: no such notebook as {strange[0]!r}; expected numbers such as 03,04 of "

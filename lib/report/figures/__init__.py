@@ -31,7 +31,7 @@ from lib.report.figures.pictures import (
     overlay,
     score_heat_map,
 )
-from lib.report.figures.style import DPI, caption, described, looks_of, save, use_style
+from lib.report.figures.style import DPI, caption, described, looks_of, save, shrunk, use_style
 from lib.report.figures.tradeoff import plane, retained_arms
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "retained_arms",
     "sanity",
     "save",
+    "shrunk",
     "score_heat_map",
     "shown_over_epochs",
     "use_style",

@@ -1,6 +1,7 @@
 """How figures look: the study's style, colours by family, markers, what is written on them."""
 
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +95,14 @@ def save(figure: Figure, folder: Path, name: str, svg: bool = True) -> list[Path
             few = full.convert("RGB").quantize(256)
         few.save(folder / f"{name}.png", optimize=True, dpi=(DPI, DPI))
     return [folder / f"{name}.{kind}" for kind in ("png", "svg")[: 1 + svg]]
+
+
+def shrunk(image: Image.Image, size: tuple[int, int]) -> bytes:
+    """A PNG of another size, in 256 colours: for pages and notebooks."""
+    found = BytesIO()
+    small = image.convert("RGB").resize(size, Image.Resampling.BOX).quantize(256)
+    small.save(found, "PNG", optimize=True)
+    return found.getvalue()
 
 
 class SteadyLayout(ConstrainedLayoutEngine):
