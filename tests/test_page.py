@@ -145,8 +145,12 @@ def test_the_overview_s_sentences_name_settings_by_their_verdict(made):
     none = with_verdict(made, "C2-random", verdict=NO_ROOM)
     none = with_verdict(none, "C2b-interpolation", estimate=0.01, low=-0.1, high=0.1)
     first, second, third = answers.answer_over({"wide, two heads": made, "thin, one head": none})
-    assert "it keeps more than random freezing: wide, two heads (50 % frozen)" in first.lower()
-    assert "there is no room to tell" in first and first.endswith("thin, one head (50 % frozen).")
+    assert (
+        "it keeps more than random freezing: wide, two heads (50 % frozen, n = 6)" in first.lower()
+    )
+    assert "there is no room to tell" in first and first.endswith(
+        "thin, one head (50 % frozen, n = 6)."
+    )
     assert (
         "explanation in 1 of 2 settings, less in 0, and is not told apart in 1" in second
         and "35.0 points" in second

@@ -229,15 +229,17 @@ def answer_of(claims: pd.DataFrame) -> list[str]:
 
 def answer_over(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """The three sentences over several settings. tables: a setting's name -> its claims."""
-    halves = {}
+    halves: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for name, claims in tables.items():
         for share, row in main_claims(claims):
-            halves.setdefault(kind_of(row["verdict"]), {}).setdefault(name, []).append(share)
+            of_kind = halves.setdefault(kind_of(row["verdict"]), {})
+            of_kind.setdefault(name, []).append((share, int(row["n"])))
     said = []
     for kind, words in SETTINGS_SAY.items():
         where = [
-            f"{name} ({_listed([f'{s}' for s in shares])} % frozen)"
-            for name, shares in halves.get(kind, {}).items()
+            f"{name} ({_listed([f'{share}' for share, _ in found])} % frozen, n = "
+            f"{' / '.join(dict.fromkeys(str(n) for _, n in found))})"
+            for name, found in halves.get(kind, {}).items()
         ]
         if where:
             said.append(f"{words}: {_listed(where)}")

@@ -1,5 +1,6 @@
 """What is kept of task 1 against what is learned of task 2: the plane, and arm by arm."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -237,7 +238,8 @@ def plane(
     several = runs["seed"].nunique() > 1
     words = "; means with 95 % intervals over seeds" if several else ": no intervals"
     said = message(runs)
-    figure.suptitle((f"{said}\n" if said else "") + caption(runs) + words, fontsize=9)
+    said = "\n".join(textwrap.wrap(said, 78)) + "\n" if said else ""
+    figure.suptitle(said + caption(runs) + words, fontsize=9)
     legend_below(figure, *whole.get_legend_handles_labels(), columns=2)
     return figure
 
