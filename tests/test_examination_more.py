@@ -350,7 +350,7 @@ def test_rows_of_what_was_examined_are_made_once(tiny, capsys):
             jobs.PRODUCTS[kind].get(p, 1, *filter(None, [part]))
     assert "refuses left out: not of this network" in capsys.readouterr().out
     atlas = pd.DataFrame(examined.atlas_rows(p))
-    assert set(atlas["ranking"]) == {"weight_norm", "random"} and len(atlas) == 2 * 13
+    assert set(atlas["ranking"]) == {"weight_norm", "random"} and len(atlas) == 2 * 8
     grafts = pd.DataFrame(examined.graft_rows(p))
     assert grafts.groupby("ranking").size().to_dict() == {"random": 6, "weight_norm": 3}
     left = pd.DataFrame(examined.readout_rows(p)).set_index(["way", "readout"])["acc1"]
