@@ -78,6 +78,18 @@ def tiny_tasks(tiny_images):
     return split_tasks(tiny_images, [[0, 1], [2, 3]])
 
 
+@pytest.fixture(scope="session")
+def six_classes(tmp_path_factory, tiny_npz):
+    """96 training images of six classes."""
+    return load(tiny_npz(tmp_path_factory.mktemp("six") / "six.npz", classes=6, per_class=16))
+
+
+@pytest.fixture(params=["shared", "per_task"])
+def tasks(request, six_classes):
+    """Three tasks of two classes, 32 images each; a shared head, then one for each."""
+    return split_tasks(six_classes, [[0, 1], [2, 3], [4, 5]], request.param)
+
+
 @pytest.fixture
 def small_study(monkeypatch, tmp_path, tiny_npz):
     """small_study(*arms, tasks=2, **change) -> a profile of one seed that trains in a second: six

@@ -11,37 +11,21 @@ from torch.nn import functional as F
 
 from lib.data import Task, load, split_tasks
 from lib.evaluation import predict
-from lib.methods import METHODS, Context, LwF
+from lib.methods import METHODS, LwF
 from lib.methods.distillation import divergence
-from lib.network import vgg16
 from lib.recipe import Recipe
 from lib.study.arms import table
 from lib.study.profile import Arm
 from lib.study.runs import run
 from lib.training import Method, fit
 from references.distillation import lwf_penalty
-
-RECIPE = Recipe(epochs=1, batch_size=16, lr=0.02, momentum=0.9, precision="float32")
+from tests.small import RECIPE, context, network
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory, tiny_npz):
+def six_classes(tmp_path_factory, tiny_npz):
+    """A step more an epoch than other methods' tests take: 144 training images."""
     return load(tiny_npz(tmp_path_factory.mktemp("six") / "six.npz", classes=6, per_class=24))
-
-
-@pytest.fixture(params=["shared", "per_task"])
-def tasks(request, images):
-    """Three tasks of two classes, 48 images each."""
-    return split_tasks(images, [[0, 1], [2, 3], [4, 5]], request.param)
-
-
-def network(tasks, batch_norm=True, dtype=torch.float32):
-    outputs = max(t.outputs.stop for t in tasks)
-    return vgg16(outputs, width=0.0625, batch_norm=batch_norm).to(dtype)
-
-
-def context(tasks, number, recipe=RECIPE):
-    return Context(tasks, 3, recipe, scores=dict, accuracies=dict, round=number)
 
 
 class Watched(LwF):
@@ -148,9 +132,9 @@ def test_no_strength_is_fine_tuning_to_the_bit(tasks):
 
 
 @pytest.mark.parametrize("batch_norm, epochs", [(True, 8), (False, 4)])
-def test_it_holds_old_answers_on_an_old_head(images, batch_norm, epochs):
+def test_it_holds_old_answers_on_an_old_head(six_classes, batch_norm, epochs):
     """With heads apart the old head's answers to the new images stay near the teacher's."""
-    tasks, moved = split_tasks(images, [[0, 1], [2, 3]], "per_task"), {}
+    tasks, moved = split_tasks(six_classes, [[0, 1], [2, 3]], "per_task"), {}
     start, recipe = network(tasks, batch_norm), replace(RECIPE, epochs=epochs)
     fit(start, tasks[0], recipe, seed=3)
     for strength in (0.0, 10.0):
@@ -163,8 +147,8 @@ def test_it_holds_old_answers_on_an_old_head(images, batch_norm, epochs):
     assert moved[10.0] < 0.3 * moved[0.0]
 
 
-def test_the_teacher_runs_in_the_students_precision(images):
-    tasks = split_tasks(images, [[0, 1], [2, 3]], "per_task")
+def test_the_teacher_runs_in_the_students_precision(six_classes):
+    tasks = split_tasks(six_classes, [[0, 1], [2, 3]], "per_task")
     recipe, kinds = Recipe(epochs=1, batch_size=16, precision="bf16"), []
     model, lwf = network(tasks), Watched()
     lwf.before(model, tasks[1], context(tasks, 2, recipe))

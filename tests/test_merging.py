@@ -7,39 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from lib.data import Task, load, split_tasks
-from lib.methods import METHODS, Context, Merge, MergeFisher, MergeRanking, interpolate
+from lib.data import Task, split_tasks
+from lib.methods import METHODS, Merge, MergeFisher, MergeRanking, interpolate
 from lib.methods.merging import fisher, kept
-from lib.network import conv_layers, norm_layers, vgg16
+from lib.network import conv_layers, norm_layers
 from lib.ranking import RANKINGS, Evidence
-from lib.recipe import Recipe
 from lib.study.arms import table
 from lib.study.profile import Arm
 from lib.study.runs import run
 from lib.training import fit
 from references import merging as literal
-
-RECIPE = Recipe(epochs=1, batch_size=16, lr=0.02, momentum=0.9, precision="float32")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory, tiny_npz):
-    return load(tiny_npz(tmp_path_factory.mktemp("six") / "six.npz", classes=6, per_class=16))
-
-
-@pytest.fixture(params=["shared", "per_task"])
-def tasks(request, images):
-    """Three tasks of two classes, 32 images each."""
-    return split_tasks(images, [[0, 1], [2, 3], [4, 5]], request.param)
-
-
-def network(tasks, batch_norm=True, dtype=torch.float32):
-    outputs = max(t.outputs.stop for t in tasks)
-    return vgg16(outputs, width=0.0625, batch_norm=batch_norm).to(dtype)
-
-
-def context(tasks, number, scores=dict):
-    return Context(tasks, 3, RECIPE, scores=scores, accuracies=dict, round=number)
+from tests.small import RECIPE, context, network
 
 
 def state(model):
@@ -53,11 +31,11 @@ def equal(a, b):
 def go(model, tasks, method, number=2, scores=dict):
     """A round by its hooks; -> state at its start, after plain training, and as it is left."""
     start, task = state(model), tasks[number - 1]
-    method.before(model, task, context(tasks, number, scores))
+    method.before(model, task, context(tasks, number, scores=scores))
     assert equal(start, state(model))
     fit(model, task, RECIPE, method, seed=3)
     end = state(model)
-    method.after(model, task, context(tasks, number, scores))
+    method.after(model, task, context(tasks, number, scores=scores))
     return start, end, state(model)
 
 
@@ -163,8 +141,8 @@ def test_fisher_weights_equal_the_literal_method_over_three_tasks(tasks):
         old = {name: old[name] + new[name] for name in old}
 
 
-def test_each_head_is_taken_from_where_it_was_learned(images):
-    tasks = split_tasks(images, [[0, 1], [2, 3]], "per_task")
+def test_each_head_is_taken_from_where_it_was_learned(six_classes):
+    tasks = split_tasks(six_classes, [[0, 1], [2, 3]], "per_task")
     model = network(tasks)
     start, end, left = go(model, tasks, MergeFisher(images=8))
     for name in ("head.weight", "head.bias"):

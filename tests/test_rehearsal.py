@@ -8,40 +8,20 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib.data import load, normalise, split_tasks
+from lib.data import normalise
 from lib.evaluation import predict
-from lib.methods import DER, METHODS, Context, Replay
+from lib.methods import DER, METHODS, Replay
 from lib.methods.rehearsal import Buffer, choose
-from lib.network import vgg16
 from lib.recipe import Recipe
 from lib.study.arms import table
 from lib.study.profile import Arm
 from lib.study.runs import run
 from lib.training import Method, fit
 from references.rehearsal import der_penalty, replay_penalty
+from tests.small import context, network
 
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.02, momentum=0.9, precision="float32")
 STILL = Recipe(epochs=2, batch_size=16, lr=0.02, crop_padding=0, flip=False, precision="float32")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory, tiny_npz):
-    return load(tiny_npz(tmp_path_factory.mktemp("six") / "six.npz", classes=6, per_class=16))
-
-
-@pytest.fixture(params=["shared", "per_task"])
-def tasks(request, images):
-    """Three tasks of two classes, 32 images each."""
-    return split_tasks(images, [[0, 1], [2, 3], [4, 5]], request.param)
-
-
-def network(tasks, batch_norm=True, dtype=torch.float32):
-    outputs = max(t.outputs.stop for t in tasks)
-    return vgg16(outputs, width=0.0625, batch_norm=batch_norm).to(dtype)
-
-
-def context(tasks, number, recipe=RECIPE, seed=3):
-    return Context(tasks, seed, recipe, scores=dict, accuracies=dict, round=number)
 
 
 def watched(cls, **options):

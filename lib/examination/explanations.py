@@ -126,7 +126,7 @@ def efficient_mprt(
     of a network that knows nothing.
 
     randomised: such a network, the last of `cascade` for one. The entropy is of 100 bins, Quantus'
-    default."""
+    default. The rise is nan or infinite if a map before has a single value."""
     x, y = _images_of(model, task, each)
     before, after = (
         map_entropy(fullgrad(m, x, y + task.first_output)) for m in (model, randomised)
