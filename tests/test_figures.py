@@ -266,6 +266,22 @@ def test_the_forest_s_differences_by_hand():
     )
 
 
+def test_an_interval_far_wider_than_its_seeds_ends_in_arrows_at_the_edge():
+    runs = recorded("runs")
+
+    def drawn(seeds):
+        ax = figures.forest(runs[runs["seed"].isin(seeds)]).axes[0]
+        ends = {line.get_marker(): line.get_xdata()[0] for line in ax.lines}
+        return ax.get_xlim(), ends
+
+    (left, right), ends = drawn([1, 2])
+    assert (ends["<"], ends[">"]) == (left, right)
+    table = figures.chance_differences(runs[runs["seed"].isin([1, 2])])
+    assert 100 * table["difference"].abs().max() < right < 12  # two seeds' interval: +-12.7 sd
+    _, ends = drawn(range(1, 13))
+    assert not {"<", ">"} & ends.keys()
+
+
 def test_the_forest_says_what_room_there_was_and_refuses_without_pairs():
     from lib.report.claims import headroom
 

@@ -20,6 +20,8 @@ from lib.report.figures.style import (
 )
 from lib.report.statistics import MARGIN, frozen_by, interval, paired, pick
 
+SEEDS_AWAY = 2.5  # how far a forest reaches, in its farthest seed's distance from 0
+
 
 def chance_differences(runs: pd.DataFrame) -> pd.DataFrame:
     """The paper's ranking minus random in acc1, paired on the checkpoint: profile, fraction, seed,
@@ -51,7 +53,8 @@ def _room_words(runs: pd.DataFrame) -> str:
 def forest(runs: pd.DataFrame, names: Mapping[str, str] | None = None) -> Figure:
     """The main answer: the paper's ranking minus random in acc1, in points, at every fraction of
     every profile: mean, 95 % t interval over seeds, seeds as dots; differences within the margin of
-    one point lie in the shade. *Room*: all frozen minus fine-tuning, what any choice could protect.
+    one point lie in the shade. An interval that is far wider than the seeds lie apart ends in
+    an arrow at the edge. *Room*: all frozen minus fine-tuning, what any choice could protect.
 
     names: profile -> what to call it; by its own name, if not given. Raises ValueError where no
     fraction has both arms."""
@@ -79,7 +82,9 @@ def forest(runs: pd.DataFrame, names: Mapping[str, str] | None = None) -> Figure
             places.append(y)
             words.append(f"{100 * share:.0f} % frozen, {counted(n)}")
         y += 1.2
-    reach = 1.08 * max(2, np.abs(ax.dataLim.intervalx).max())
+    far = 100 * table["difference"].abs().max()
+    reach = 1.08 * max(2, min(np.abs(ax.dataLim.intervalx).max(), SEEDS_AWAY * far))
+    _arrows(ax, reach)
     ax.set(xlim=(-reach, reach), ylim=(y - 0.4, -0.6), yticks=places, yticklabels=words)
     ax.set_xlabel("points of acc1: left, random keeps more; right, explanation keeps more")
     ax.grid(axis="y", visible=False)
@@ -89,6 +94,16 @@ def forest(runs: pd.DataFrame, names: Mapping[str, str] | None = None) -> Figure
         fontsize=9,
     )
     return figure
+
+
+def _arrows(ax, reach: float) -> None:
+    """At the edge, where an interval goes on beyond the picture: two seeds' can be that wide."""
+    for bar in ax.collections:
+        for (left, y), (right, _) in bar.get_segments():
+            for end, mark in ((left, "<"), (right, ">")):
+                if abs(end) > reach:
+                    look = {"color": standing_out(BLUE), "ms": 7, "clip_on": False, "zorder": 4}
+                    ax.plot(np.sign(end) * reach, y, mark, **look)
 
 
 def _difference(ax, y: float, values: pd.Series) -> int:
