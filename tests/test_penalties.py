@@ -13,7 +13,7 @@ from lib import kernels
 from lib.data import Task, load, split_tasks
 from lib.evaluation import measure
 from lib.freezing import frozen
-from lib.methods import EWC, L2, METHODS, SI, Context, FineTune, RecordPath, SoftFreeze
+from lib.methods import EWC, L2, METHODS, SI, Context, FineTune, LwF, RecordPath, SoftFreeze
 from lib.methods import penalties as penalties_room
 from lib.methods import soft as soft_room
 from lib.methods.penalties import Pull, fisher, flat
@@ -577,8 +577,9 @@ def test_wrong_options_are_refused_in_one_sentence(name, options, words):
         SI(strength=1.0),
         SoftFreeze(ranking="random", strength=1.0),
         SoftFreeze(ranking="random", form="learning rate"),
+        LwF(),
     ],
-    ids=["ewc", "si", "stiffness", "learning rate"],
+    ids=["ewc", "si", "stiffness", "learning rate", "lwf"],
 )
 def test_a_recorded_step_trains_to_the_same_bits(shared, monkeypatch, method):
     """A GPU records a step and replays it: the hooks must do all their work on the device."""

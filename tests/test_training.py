@@ -223,13 +223,32 @@ def test_a_recorded_step_trains_to_the_same_bits(tiny_tasks, monkeypatch, method
     assert before.loss == after.loss and before.accuracy == after.accuracy
 
 
+def test_the_path_of_a_recorded_training_is_the_plain_ones(tiny_tasks, monkeypatch):
+    recipe, ways = replace(RECIPE, batch_size=8), []
+
+    def record(step):
+        with Tape() as noted:
+            step()
+        replays = iter([lambda: None])
+        return lambda: next(replays, noted.replay)()
+
+    for recorder in (lambda device: None, lambda device: record):
+        monkeypatch.setattr(kernels, "recorder", recorder)
+        model, path = network(), RecordPath()
+        path.before(model, tiny_tasks[0])
+        fit(model, tiny_tasks[0], recipe, path, seed=4)
+        ways.append({**bits(model), **{f"path of {k}": v for k, v in path.omega.items()}})
+    assert any(v.any() for k, v in ways[0].items() if k.startswith("path"))
+    assert same(*ways)
+
+
 def test_only_methods_without_hooks_in_the_step_are_recorded(tiny_tasks, monkeypatch):
     def never(step):
         raise AssertionError("recorded")
 
     monkeypatch.setattr(kernels, "recorder", lambda device: never)
     assert Method().steady and Freeze("random", 0.5).steady
-    assert not FineTune(trace=True).steady and not RecordPath().steady and not Diary().steady
+    assert not FineTune(trace=True).steady and not Diary().steady
     fit(network(), tiny_tasks[0], replace(RECIPE, batch_size=8), Diary())
     with pytest.raises(AssertionError, match="recorded"):
         fit(network(), tiny_tasks[0], replace(RECIPE, batch_size=8))

@@ -42,6 +42,8 @@ class LwF(Method):
     temperature: float = 2.0
     scaled: bool = False
 
+    steady = True  # the teacher's answer only launches work
+
     def __post_init__(self):
         if not (_is_number(self.strength) and _is_number(self.temperature)) or (
             self.strength < 0 or self.temperature <= 0

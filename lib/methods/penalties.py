@@ -35,6 +35,8 @@ class RecordPath(Method):
     recorded, never used: omega = - sum over steps of gradient x change. Reads only, so training's
     bits are the same with it or without."""
 
+    steady = True  # the hooks only launch work
+
     def __init__(self):
         self.omega: dict[str, Tensor] = {}
 
