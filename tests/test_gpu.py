@@ -36,7 +36,7 @@ from tests.small import RECIPE, context
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-ON_TASKS = replace(RECIPE, epochs=3, batch_size=4, lr=0.002)  # 24 steps: three plain, the others replayed
+ON_TASKS = replace(RECIPE, epochs=3, batch_size=4, lr=0.002)  # three plain steps, then replays
 
 
 @pytest.fixture
