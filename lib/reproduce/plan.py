@@ -13,10 +13,13 @@ from lib.study.profile import Profile, load, parse_seeds
 
 PLAN = (
     ("compact_two_heads", "21-40"),
-    ("paper_batch_norm", "1-5"),
-    ("paper_two_heads", "1-5"),
+    ("paper_batch_norm", "1-20"),
+    ("paper_two_heads", "1-20"),
+    ("compact_four_tasks", "41-43"),
+    ("compact_draws", "51-60"),
+    ("compact_ten_tasks", "44"),
     ("compact", "1-12"),
-    ("paper", "1-5"),
+    ("paper", "1-20"),
 )
 
 
