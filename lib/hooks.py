@@ -11,12 +11,16 @@ the body raises.
         model(x).sum().backward()
     with evaluation(model), out_of_place(model):       # for hooks that keep an output as it was
         ...
+    with evaluation(model), plain_norms(model):        # for vmap on a GPU
+        ...
 
 Layers are given as a dict from any names to modules, as `lib.network.conv_layers` returns it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 
@@ -45,6 +49,31 @@ def out_of_place(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module in inplace:
             module.inplace = True
+
+
+@contextmanager
+def plain_norms(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside, batch norm with running statistics is a factor and a summand for each channel, as in
+    evaluation mode: for `torch.func.vmap` on a GPU, where PyTorch's own (2.11) asks a mapped tensor
+    in channels_last for its memory format and ends in "not yet implemented"."""
+    norms = [
+        m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.running_var is not None
+    ]
+    for norm in norms:
+        factor = torch.rsqrt(norm.running_var + norm.eps)
+        factor = factor if norm.weight is None else factor * norm.weight
+        summand = -norm.running_mean * factor
+        summand = summand if norm.bias is None else summand + norm.bias
+        norm.forward = partial(_scaled, factor.view(-1, 1, 1), summand.view(-1, 1, 1))
+    try:
+        yield model
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _scaled(factor: Tensor, summand: Tensor, x: Tensor) -> Tensor:
+    return x * factor + summand
 
 
 class _Enough(Exception):

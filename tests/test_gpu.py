@@ -201,6 +201,18 @@ def test_every_ranking_is_the_processors(tasks, on_gpu, name):
         torch.testing.assert_close(scores[1][layer], on_cpu, rtol=1e-5, atol=1e-7, msg=layer)
 
 
+@pytest.mark.parametrize("name", RANKINGS)
+def test_every_ranking_takes_the_studys_own_network(tasks, on_gpu, name):
+    """Float32, channels last: there some of PyTorch's kernels for a GPU are others."""
+    scores = []
+    for split, device in ((tasks, CPU), (on_gpu, GPU)):
+        model = network(split, device).to(memory_format=torch.channels_last)
+        scores.append(RANKINGS[name](all_the_evidence(model, split[0])))
+    for layer, on_cpu in scores[0].items():
+        apart = (scores[1][layer] - on_cpu).abs()
+        assert torch.isfinite(apart).all() and apart.median() <= 0.01 * on_cpu.abs().max() + 1e-6
+
+
 def test_examinations_are_the_processors(tasks, on_gpu):
     found = []
     for split, device in ((tasks, CPU), (on_gpu, GPU)):

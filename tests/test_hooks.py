@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.hooks import activations, evaluation, out_of_place, output_gradients
+from lib.hooks import activations, evaluation, out_of_place, output_gradients, plain_norms
 from lib.network import build, conv_layers
 
 
@@ -47,6 +47,7 @@ class Boom(Exception):
 MANAGERS = {
     "evaluation": evaluation,
     "out_of_place": out_of_place,
+    "plain_norms": plain_norms,
     "outputs": lambda m: activations(conv_layers(m)),
     "inputs": lambda m: activations(conv_layers(m), "input", stop=True),
     "gradients": lambda m: output_gradients(conv_layers(m)),
@@ -66,7 +67,8 @@ def test_nothing_is_left_behind(manager, raises):
             changed = {
                 n: (m.training, getattr(m, "inplace", None)) for n, m in model.named_modules()
             }
-            assert changed != before or hooks_of(model)  # it does something
+            own = any("forward" in vars(m) for m in model.modules())
+            assert changed != before or hooks_of(model) or own  # it does something
             model(images()).sum().backward()
             if raises:
                 raise Boom
@@ -75,7 +77,7 @@ def test_nothing_is_left_behind(manager, raises):
     assert before == {
         name: (m.training, getattr(m, "inplace", None)) for name, m in model.named_modules()
     }
-    assert not hooks_of(model)
+    assert not hooks_of(model) and not any("forward" in vars(m) for m in model.modules())
 
 
 @pytest.mark.parametrize("manager", MANAGERS)
@@ -88,6 +90,21 @@ def test_evaluation_is_evaluation_inside():
     model = network().train()
     with evaluation(model) as same:
         assert same is model and not any(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_plain_norms_are_batch_norm_in_evaluation_mode(affine):
+    norm = nn.BatchNorm2d(4, affine=affine).double()
+    x = torch.randn(5, 4, 3, 3, dtype=torch.float64) * 2 + 1
+    norm(x)  # running statistics of its own
+    if affine:
+        torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    norm.eval()
+    expected = norm(x)
+    with plain_norms(norm):
+        found = norm(x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(norm(x), expected)
 
 
 def test_activations_are_the_tensors_themselves():

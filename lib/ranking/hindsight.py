@@ -2,7 +2,7 @@
 the next task. No ranking for use, but what one could at best predict."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from lib.data import Task, normalise
-from lib.hooks import evaluation, out_of_place
+from lib.hooks import evaluation, out_of_place, plain_norms
 from lib.network import VGG, conv_layers
 from lib.ranking.activations import map_makers, of_each_class
 from lib.ranking.gradients import filter_parameters, fisher_information, per_filter
@@ -51,7 +51,8 @@ def damage(model: nn.Module, task: Task, pick: Tensor) -> Scores:
         each = F.cross_entropy(model(x)[:, task.outputs], y, reduction="none")
         return share_cn @ each.double()
 
-    with evaluation(model), out_of_place(model):
+    mapped = plain_norms if x.is_cuda else nullcontext
+    with evaluation(model), out_of_place(model), mapped(model):
         whole_c, together = losses(), max(1, ABLATION_BATCH // len(x))
         found = {
             layer: vmap(_without(model, layer, losses), chunk_size=together)(_each_left_out(conv))
