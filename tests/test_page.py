@@ -145,18 +145,48 @@ def test_the_overview_s_sentences_name_settings_by_their_verdict(made):
     none = with_verdict(made, "C2-random", verdict=NO_ROOM)
     none = with_verdict(none, "C2b-interpolation", estimate=0.01, low=-0.1, high=0.1)
     first, second, third = answers.answer_over({"wide, two heads": made, "thin, one head": none})
-    assert (
-        "it keeps more than random freezing: wide, two heads (50 % frozen, n = 6)" in first.lower()
-    )
-    assert "there is no room to tell" in first and first.endswith(
+    assert "at random? It does in wide, two heads. With most seeds, 6, in wide, two heads" in first
+    assert "Elsewhere: there is no room to tell" in first and first.endswith(
         "thin, one head (50 % frozen, n = 6)."
     )
+    (alone, *_), (nothing, *_) = (answers.answer_over(t) for t in ({"thin": none}, {}))
+    assert "at random? There is no room to tell" in alone and "Elsewhere" not in alone
+    assert nothing.endswith("These tables do not tell.")
     assert (
         "explanation in 1 of 2 settings, less in 0, and is not told apart in 1" in second
         and "35.0 points" in second
     )
     assert "0.95" in third and "0.80" in third
     assert third.endswith("; 98 and 89 % of the filters are the same).")
+
+
+def test_other_methods_stand_beside_the_best_share_frozen_by_explanation():
+    freeze = {"method": "freeze", "ranking": "mse", "rule": "turns", "scope": "weights"}
+    arms = {
+        "fine-tune": ({"method": "finetune"}, 0.0),
+        "MSE 25 %": (freeze, 0.01),
+        "MSE 50 %": (freeze, 0.02),  # the best of the default rule and scope
+        "MSE united": ({**freeze, "rule": "union"}, 0.3),
+        "LwF": ({"method": "lwf"}, 0.07),
+        "L2": ({"method": "l2"}, -0.08),
+        "once": ({"method": "der"}, 0.5),
+    }
+    rows = [
+        {"arm": arm, "seed": seed, "lineage": f"s{seed}", "curriculum": "sequence", **how}
+        | {"acc1": 0.5 + gain + 0.001 * seed, "acc2": 0.3 + gain, "acc1_before": 0.9}
+        for arm, (how, gain) in arms.items()
+        for seed in ((1,) if arm == "once" else (1, 2, 3))
+    ]
+    best, others = answers.against_methods(pd.DataFrame(rows))
+    assert best == "MSE 50 %" and [(o.arm, o.n) for o in others] == [("LwF", 3), ("L2", 3)]
+    assert [o.written() for o in others] == [
+        "+5.0 [+5.0, +5.0]",
+        "-10.0 [-10.0, -10.0]",
+    ]
+    assert answers.against_methods(pd.DataFrame(rows[:3])) == ("", [])
+    said = answers.answer_over({}, {"wide": pd.DataFrame(rows)})[-1]
+    assert "in wide: 1 of 2 have a higher accuracy" in said and "1 have a lower one" in said
+    assert "(MSE 50 %), LwF (+5.0 [+5.0, +5.0]) points" in said
 
 
 def test_estimates_are_written_in_their_units():

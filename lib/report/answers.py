@@ -223,27 +223,18 @@ def of_the_map(claims: pd.DataFrame) -> str:
 
 
 def answer_of(claims: pd.DataFrame) -> list[str]:
-    """The three sentences."""
+    """The three sentences of a setting."""
     return [against_chance(claims), forgetting(claims), of_the_map(claims)]
 
 
-def answer_over(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """The three sentences over several settings. tables: a setting's name -> its claims."""
-    halves: dict[str, dict[str, list[tuple[int, int]]]] = {}
-    for name, claims in tables.items():
-        for share, row in main_claims(claims):
-            of_kind = halves.setdefault(kind_of(row["verdict"]), {})
-            of_kind.setdefault(name, []).append((share, int(row["n"])))
-    said = []
-    for kind, words in SETTINGS_SAY.items():
-        where = [
-            f"{name} ({_listed([f'{share}' for share, _ in found])} % frozen, n = "
-            f"{' / '.join(dict.fromkeys(str(n) for _, n in found))})"
-            for name, found in halves.get(kind, {}).items()
-        ]
-        if where:
-            said.append(f"{words}: {_listed(where)}")
-    first = "Does freezing by explanation keep more of the first task than freezing at random? "
+TELLING = ("supported", "contradicted", "inconclusive")  # verdicts where there was room to tell
+
+
+def answer_over(
+    tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataFrame] | None = None
+) -> list[str]:
+    """The three sentences over several settings, and one on other methods where some have run.
+    tables: a setting's name -> its claims; runs: the same -> its runs."""
     second = _range(tables, "C0", _unsigned(POINTS))
     sides = [
         _side(row)
@@ -252,12 +243,7 @@ def answer_over(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     ]
     third = [_range(tables, claim, unit_of(claim)) for claim in ("C5b", "C5c")]
     return [
-        first
-        + (
-            "; ".join(x[0].upper() + x[1:] if not i else x for i, x in enumerate(said))
-            or "These tables do not tell"
-        )
-        + ".",
+        _over_chance(tables),
         f"With nothing frozen, learning the second task costs {second} points of accuracy on the "
         "first; at equal accuracy on the second, averaging the weights from before and after it, "
         "which costs no training, keeps more of the first than freezing by explanation in "
@@ -267,7 +253,130 @@ def answer_over(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         f"the mean map of all classes, and by {third[1]} with those chosen by the closest map "
         f"without content (1 is the same choice; {_same_in(tables, 'C5b')} and "
         f"{_same_in(tables, 'C5c')} % of the filters are the same).",
+        *_over_methods(runs or {}),
     ]
+
+
+def _over_chance(tables: Mapping[str, pd.DataFrame]) -> str:
+    """The main question over settings: whether any shows a difference, the numbers of the one with
+    most seeds, and the verdicts of the others."""
+    found = {name: main_claims(claims) for name, claims in tables.items()}
+    yes = [n for n, rows in found.items() if any(_says(row) == "supported" for _, row in rows)]
+    seeds = {
+        name: max(int(row["n"]) for _, row in rows)
+        for name, rows in found.items()
+        if any(_says(row) in TELLING for _, row in rows)
+    }
+    said = ["Does freezing by explanation keep more of the first task than freezing at random?"]
+    if surest := max(seeds, key=seeds.get, default=None):
+        said.append(f"It does in {_listed(yes)}." if yes else "No setting shows that it does.")
+        said.append(_most_seeds(surest, found.pop(surest)))
+    others = _by_verdict(found)
+    if surest and others:
+        said.append(f"Elsewhere: {others}.")
+    elif others:
+        said.append(f"{others[0].upper()}{others[1:]}.")
+    return " ".join(said) if len(said) > 1 else f"{said[0]} These tables do not tell."
+
+
+def _says(row: Mapping) -> str:
+    return kind_of(row["verdict"])
+
+
+def _most_seeds(name: str, found: list[tuple[int, pd.Series]]) -> str:
+    """The numbers of one setting: estimates at every fraction, how far their intervals reach, and
+    what there was to protect."""
+    rows, seeds = [row for _, row in found], max(int(row["n"]) for _, row in found)
+    means = _listed([POINTS.write(row["estimate"]) for row in rows])
+    shares = _listed([f"{share}" for share, _ in found])
+    low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    reach = f", with intervals between {POINTS.write(low)} and {POINTS.write(high)}"
+    room = rows[0].get("headroom")
+    whole = (
+        ""
+        if pd.isna(room)
+        else f" (where freezing every filter keeps {_unsigned(POINTS).write(room)} points more "
+        "than freezing none)"
+    )
+    return (
+        f"With most seeds, {seeds}, in {name}{whole}, it keeps {means} points more at {shares} % "
+        f"frozen{'' if np.isnan(low) else reach}."
+    )
+
+
+def _by_verdict(found: Mapping[str, list[tuple[int, pd.Series]]]) -> str:
+    """Settings, fractions and seeds by verdict."""
+    said = []
+    for kind, words in SETTINGS_SAY.items():
+        where = []
+        for name, rows in found.items():
+            of_kind = [(share, int(row["n"])) for share, row in rows if _says(row) == kind]
+            shares = _listed([f"{share}" for share, _ in of_kind])
+            seeds = " / ".join(dict.fromkeys(str(n) for _, n in of_kind))
+            if of_kind:
+                where.append(f"{name} ({shares} % frozen, n = {seeds})")
+        if where:
+            said.append(f"{words}: {_listed(where)}")
+    return "; ".join(said)
+
+
+NAMED = 4  # other methods that a sentence names
+
+
+def _over_methods(runs: Mapping[str, pd.DataFrame]) -> list[str]:
+    """A sentence on the setting in which most other methods have run; none if none has."""
+    found = {name: against_methods(table) for name, table in runs.items()}
+    name = max(found, key=lambda name: len(found[name][1]), default=None)
+    if name is None or not (others := found[name][1]):
+        return []
+    ours, better = found[name][0], [o for o in others if o.low > 0]
+    named = _listed([f"{o.arm} ({o.written()})" for o in better[:NAMED]])
+    first = "the first of them " if len(better) > NAMED else ""
+    seeds = _from_to([o.n for o in others], Unit("seeds", 1, ".0f"))
+    return [
+        f"Other ways of keeping the first task, in {name}: {len(better)} of {len(others)} have a "
+        "higher accuracy, averaged over both tasks, than freezing by explanation has at its best "
+        f"({ours}){f', {first}{named} points' if named else ''}; "
+        f"{sum(o.high < 0 for o in others)} have a lower one ({seeds} seeds, 95 % intervals, not "
+        "corrected for their number)."
+    ]
+
+
+class Other(NamedTuple):
+    """Another method beside freezing by explanation at its best: how far the average accuracy over
+    all tasks lies above it, seed by seed."""
+
+    arm: str
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def written(self) -> str:
+        ends = ", ".join(map(POINTS.write, (self.low, self.high)))
+        return f"{POINTS.write(self.mean)} [{ends}]"
+
+
+def against_methods(runs: pd.DataFrame) -> tuple[str, list[Other]]:
+    """The arm of the main ranking with the highest average accuracy over tasks, and every method
+    that does not freeze filters beside it, highest first; of those with two seeds or more in
+    common."""
+    table = runs[runs["curriculum"] == "sequence"]
+    tasks = [c for c in table if re.fullmatch(r"acc\d+", c)]
+    table = table.assign(average=table[tasks].mean(axis=1)).set_index(["seed", "lineage"])
+    wanted = {"method": "freeze", "ranking": "mse", "rule": "turns", "scope": "weights"}
+    how = table.reindex(columns=list(wanted))
+    mine = table[(how == pd.Series(wanted)).all(axis=1)]
+    if mine.empty:
+        return "", []
+    ours = mine.groupby("arm")["average"].mean().idxmax()
+    best, found = mine.loc[mine["arm"] == ours, "average"], []
+    others = table[~table["method"].isin(["freeze", "finetune"])]
+    for arm, rows in others.groupby("arm", sort=False)["average"]:
+        apart = (rows - best).dropna()
+        if len(apart) > 1:
+            found.append(Other(arm, *interval(apart)))
+    return ours, sorted(found, key=lambda other: -other.mean)
 
 
 IN_SHORT = {  # a verdict's first word -> what it says to somebody who has read nothing else
@@ -520,12 +629,12 @@ def of_forest(runs: pd.DataFrame) -> str:
     if not found:
         return ""
     means = [POINTS.write(mean) for mean in (min(f[0] for f in found), max(f[0] for f in found))]
-    apart = sum(low > 0 or high < 0 for _, low, high, _ in found)
+    above, below = (sum(ends) for ends in zip(*((f[1] > 0, f[2] < 0) for f in found)))
     single = sum(n < 2 for *_, n in found)
     words = f", {single} have one seed and no interval" if single else ""
     return (
-        f"The mean differences run from {means[0]} to {means[1]} points; of {len(found)}, {apart} "
-        f"have an interval that lies wholly on one side of zero{words}."
+        f"The mean differences run from {means[0]} to {means[1]} points; of {len(found)}, {above} "
+        f"have an interval wholly above zero, {below} wholly below{words}."
     )
 
 

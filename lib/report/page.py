@@ -207,7 +207,7 @@ class Setting(NamedTuple):
 
 
 # the settings the study is about, in this order; others follow them
-SHOWN = ("compact", "compact_two_heads", "paper", "paper_batch_norm", "paper_two_heads")
+SHOWN = ("compact_two_heads", "paper_two_heads", "paper_batch_norm", "compact", "paper")
 
 
 def published_settings(published: Path) -> tuple[list[Setting], list[str]]:
@@ -230,9 +230,10 @@ def alike(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def answer_over(settings: Sequence[Setting]) -> list[str]:
-    """The answer over several settings, in three sentences."""
+    """The answer over several settings, in a few sentences."""
     claims = {s.name: _claims(reader(s.folder)) for s in settings}
-    return answers.answer_over({name: table for name, table in claims.items() if len(table)})
+    runs = {s.name: reader(s.folder)("runs") for s in settings}
+    return answers.answer_over({name: t for name, t in claims.items() if len(t)}, runs)
 
 
 def common_forest(settings: Sequence[Setting]) -> tuple[Figure, str] | None:

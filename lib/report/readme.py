@@ -44,7 +44,7 @@ def table(rows: list[dict]) -> str:
 
 
 def _answer(published: Path) -> str:
-    """The three sentences, and the forest with what it tells."""
+    """The sentences, and the forest with what it tells."""
     settings = alike(published_settings(published)[0])
     found = common_forest(settings)
     if not settings:
