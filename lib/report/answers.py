@@ -84,16 +84,19 @@ def unit_of(claim: str) -> Unit:
     return next((unit for start, unit in UNITS if claim.startswith(start)), POINTS)
 
 
-def bounded(row: Mapping, unit: Unit, name: str = "estimate", sign: float = 1) -> str:
+def bounded(
+    row: Mapping, unit: Unit, name: str = "estimate", sign: float = 1, level: bool = True
+) -> str:
     """`+0.4 [-0.2, +1.1 at 97.5 %]`: a number and its interval, if it has one, with the interval's
-    level where the row says it (room's is 95 %), without the unit's words."""
+    level where the row says it (room's is 95 %) and `level` is asked for, without the unit's
+    words."""
     low, high = ("low", "high") if name == "estimate" else (f"{name}_low", f"{name}_high")
     if pd.isna(row[name]):
         return "no common range"
     bounds = sorted((sign * row[low], sign * row[high]))
     text = unit.write(sign * row[name])
-    level = row.get("level") if name == "estimate" else 1 - ALPHA
-    at = "" if level is None else f" at {percent(level)}"
+    of = row.get("level") if name == "estimate" else 1 - ALPHA
+    at = "" if of is None or not level else f" at {percent(of)}"
     if np.isnan(bounds).any():
         return text
     return f"{text} [{', '.join(map(unit.write, bounds))}{at}]"
@@ -382,7 +385,7 @@ def against_methods(runs: pd.DataFrame) -> tuple[str, list[Other]]:
 IN_SHORT = {  # a verdict's first word -> what it says to somebody who has read nothing else
     "supported": "explanation keeps more of the first task than chance",
     "contradicted": "explanation keeps no more of the first task than chance, not by a point",
-    "inconclusive": "too few runs to tell whether explanation keeps more than chance",
+    "inconclusive": "explanation is not shown to keep more of the first task than chance",
     "no": "nothing to tell: even freezing everything hardly keeps more of the first task",
     "undecided": "one run, which cannot tell",
 }
@@ -451,7 +454,7 @@ class Verdict(NamedTuple):
 def verdict_of(row: pd.Series) -> Verdict:
     """One line of claims.csv."""
     unit, kind = unit_of(row["claim"]), kind_of(row["verdict"])
-    room = "" if pd.isna(row.get("headroom")) else bounded(row, POINTS, "headroom")
+    room = "" if pd.isna(row.get("headroom")) else bounded(row, POINTS, "headroom", level=False)
     same = f"; {sameness(row['estimate'])}" if row["claim"] in OVERLAPS else ""
     value, words = bounded(row, unit), unit.words + same
     return Verdict(

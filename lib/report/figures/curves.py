@@ -146,10 +146,13 @@ def of_budget_rules(table: pd.DataFrame, setting: str, seed: int, fraction=0.5) 
 
 def shown_over_epochs(arms: pd.DataFrame) -> list[str]:
     """The arms worth a curve over epochs, at most eight, in order: fine-tuning and all frozen, of
-    each label its 50 % and then its 90 % arm, then what else starts from a checkpoint."""
+    each label its 50 % and then its 90 % arm, by the usual budget rule and scope, then what else
+    starts from a checkpoint."""
     arms = arms[arms["curriculum"] == "sequence"].sort_values("order")
     bounds = [arms[arms["family"] == f]["arm"].head(1) for f in ("finetune", "all frozen")]
-    at = [arms[np.isclose(arms["fraction"].astype(float), f)]["arm"] for f in (0.5, 0.9)]
+    how = arms.reindex(columns=["rule", "scope"])
+    usual = arms[how["rule"].isin(["turns", np.nan]) & how["scope"].isin(["weights", np.nan])]
+    at = [usual[np.isclose(usual["fraction"].astype(float), f)]["arm"] for f in (0.5, 0.9)]
     wanted = list(dict.fromkeys(pd.concat([*bounds, *at, arms["arm"]])))
     return in_order(arms, wanted[:SHOWN_AT_MOST])
 
