@@ -93,8 +93,8 @@ def _costs(published: Path) -> str:
         minutes = sum(m["seconds"] for m in quick) / 60
         said.append(f"`make reproduce` took {minutes:.0f} minutes (seeds {quick[0]['seeds']})")
     for setting in alike(published_settings(published)[0]):
-        minutes = _minutes_a_seed(setting.folder) / SIDE_BY_SIDE
-        said.append(f"a seed of *{setting.name}* {minutes:.0f}")
+        if minutes := _minutes_a_seed(setting.folder) / SIDE_BY_SIDE:
+            said.append(f"a seed of *{setting.name}* {minutes:.0f}")
     on = _hardware(published / "quick") or "the machine of the record"
     words = "; ".join(said)
     return f"On {on}, two arms side by side and other work beside them: {words}.\n" if said else ""
@@ -122,9 +122,10 @@ def _profiles(published: Path) -> str:
 
 
 def _minutes_a_seed(folder: Path) -> float:
-    """All arms of one seed, one thread: the median over seeds; 0 if nothing is published."""
+    """All arms of one seed, one thread of a processor: the median over seeds; 0 if nothing is
+    published that was made on one."""
     timing = _timing(folder)
-    if timing.empty:
+    if timing.empty or (timing := timing[timing["device"].fillna("cpu") == "cpu"]).empty:
         return 0
     return timing.groupby(timing["run"].str.split("/").str[1])["seconds"].sum().median() / 60
 

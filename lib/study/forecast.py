@@ -2,10 +2,12 @@
 
     say(forecast(load("paper", seeds="1-5")))
 
-Times are those of earlier runs of the profile: here, else in the published record."""
+Times are those of earlier runs of the profile on a device like this one (a processor or a GPU):
+here, else in the published record."""
 
 import pandas as pd
 
+from lib.precision import default_device
 from lib.study.engine import default_workers
 from lib.study.jobs import PRODUCTS
 from lib.study.profile import ROOT, Profile
@@ -32,11 +34,13 @@ def forecast(profile: Profile, workers: int | None = None) -> str:
 
 
 def _seconds(name: str) -> pd.Series:
-    """arm -> median seconds of one run; empty if none was timed."""
+    """arm -> median seconds of one run on a device like this one; empty if none was timed."""
     try:
         timing = rows(name, "timing")
     except FileNotFoundError:
         return pd.Series(dtype=float)
+    made_here = timing["device"].fillna("cpu").eq("cpu") == (default_device().type == "cpu")
+    timing = timing[made_here]
     return timing.groupby(timing["run"].str.split("/").str[0])["seconds"].median()
 
 
