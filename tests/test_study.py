@@ -10,10 +10,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
-from lib.study import engine, jobs, materials
+from lib.study import engine, forecast, jobs, materials
 from lib.study.__main__ import main
 from lib.study.jobs import Job, fulfil
 from lib.study.products import lineage_of
@@ -305,3 +306,23 @@ def test_a_run_says_which_paths_it_takes(monkeypatch, capsys, device, bf16, grap
     monkeypatch.setattr(jobs, "jobs", lambda *_: [])
     fulfil(load("quick"), "task1")
     assert not capsys.readouterr().out
+
+
+def test_a_forecast_is_of_runs_on_a_device_like_this_one(small_study, monkeypatch):
+    profile = small_study(
+        *(Arm(name=n, options={"trace": t}) for n, t in (("a", False), ("b", True)))
+    )
+    timed = pd.DataFrame(
+        {
+            "run": ["a/1/x", "a/2/x", "a/1/y"],
+            "seconds": [100, 120, 2],
+            "device": ["cpu", None, "NVIDIA"],  # rows of before do not say: a processor
+        }
+    )
+    monkeypatch.setattr(forecast, "rows", lambda name, table: timed)
+    said = forecast.forecast(profile, workers=1)
+    assert "2 runs of arms to do, about 4 min with 1 at a time" in said
+    monkeypatch.setattr(forecast, "default_device", lambda: torch.device("cuda"))
+    assert "about 4 s with 1 at a time" in forecast.forecast(profile, workers=1)
+    timed["device"] = "cpu"
+    assert "how long they take is not known" in forecast.forecast(profile, workers=1)
