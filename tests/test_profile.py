@@ -346,3 +346,12 @@ def test_arms_for_the_first_seeds_only_stay_so_in_a_shard(written, monkeypatch, 
     )
     missing = [bool(jobs(load(path, seeds=str(seed)), "run")) for seed in (1, 2, 3, 4)]
     assert missing == [True, False, False, False]
+
+
+def test_a_profile_says_how_a_command_line_names_it(tmp_path, tiny_npz):
+    own = tiny_npz(tmp_path / "my images.npz", classes=6)
+    assert load("quick").asked == "PROFILE=quick"
+    assert load("quick", data="digits").asked == "PROFILE=quick"
+    other = load("quick", data=own)
+    assert other.name == "quick_my_images" and other.asked == f"PROFILE=quick DATA='{own}'"
+    assert "asked" not in other.model_dump()

@@ -100,7 +100,7 @@ class Session:
             return read_table(published / f"{name}.csv")
         raise FileNotFoundError(
             f"{tables / f'{name}.csv'} is not there: run the earlier notebooks of profile "
-            f"{self.profile.name} first (make reproduce PROFILE={self.profile.name})"
+            f"{self.profile.name} first (make reproduce {self.profile.asked})"
         )
 
     def _note(self, path: Path) -> None:

@@ -31,7 +31,7 @@ def redraw(profile: Profile, arguments: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"no tables of profile {profile.name} to draw from: expected some in "
             f"{results_dir(profile.name) / 'tables'} or in {record.PUBLISHED / profile.name}; run "
-            f"make reproduce PROFILE={profile.name}"
+            f"make reproduce {profile.asked}"
         )
     style = re.sub(r"[^\w.-]+", "-", os.path.basename(arguments.style or ""))
     folder = results_dir(profile.name) / (f"figures_{style}" if style else "figures")

@@ -50,7 +50,7 @@ def publish(profile: Profile, arguments: argparse.Namespace) -> None:
         if stale := [n for n in NOTEBOOKS if not is_current(n, profile)]:
             raise ValueError(
                 f"{', '.join(stale)} not current for seeds {profile.seeds}: run make reproduce "
-                f"PROFILE={profile.name} SEEDS={profile.seeds} first"
+                f"{profile.asked} SEEDS={profile.seeds} first"
             )
         packs, copies = _packs(results), _copies(results)
         sweep(PUBLISHED, deep=False)
@@ -143,7 +143,7 @@ def restore(profile: Profile, arguments: argparse.Namespace) -> None:
             back += 1
     print(
         f"restored {back} products of profile {profile.name} ({len(items) - back} were there); "
-        f"make reproduce PROFILE={profile.name} goes on from them"
+        f"make reproduce {profile.asked} goes on from them"
     )
 
 
@@ -187,7 +187,7 @@ def compare(profile: Profile, arguments: argparse.Namespace) -> None:
     for path in (mine, record):
         if not path.exists():
             raise FileNotFoundError(
-                f"{path} is not there: run make reproduce PROFILE={profile.name}, and have a "
+                f"{path} is not there: run make reproduce {profile.asked}, and have a "
                 "published record of it"
             )
     both = [read_table(path) for path in (mine, record)]

@@ -33,7 +33,7 @@ def report(profile: Profile, arguments: argparse.Namespace) -> None:
     else:
         raise FileNotFoundError(
             f"no tables of profile {profile.name}: expected {here / 'tables'} (make reproduce "
-            f"PROFILE={profile.name}) or {record.PUBLISHED / profile.name / 'tables'}"
+            f"{profile.asked}) or {record.PUBLISHED / profile.name / 'tables'}"
         )
     for path in written:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

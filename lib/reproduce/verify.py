@@ -135,6 +135,6 @@ def verify(profile: Profile, arguments: argparse.Namespace) -> None:
     if differ:
         raise RuntimeError(
             f"{len(differ)} files of the record of {profile.name} do not follow from its rows by "
-            f"today's code: {', '.join(differ)}; make verify PROFILE={profile.name} WRITE=1 makes "
+            f"today's code: {', '.join(differ)}; make verify {profile.asked} WRITE=1 makes "
             "them anew"
         )

@@ -59,7 +59,7 @@ def _restorable(profile: Profile, missing: dict[int, list[str]]) -> str:
     if not there:
         return ""
     return (
-        f"; make restore PROFILE={profile.name} first puts in the published rows of {len(there)} "
+        f"; make restore {profile.asked} first puts in the published rows of {len(there)} "
         "of these seeds"
     )
 

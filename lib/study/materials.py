@@ -77,7 +77,7 @@ def _task_key(profile: Profile, seed: int):
     # only what the tasks depend on, so that profiles share them and the cache works
     bare = profile.model_copy(
         update={
-            **{"arms": (), "seeds": "1", "name": "", "about": "", "setting": ""},
+            **{"arms": (), "seeds": "1", "name": "", "about": "", "setting": "", "asked": ""},
             "tuning": Tuning(),
         }
     )

@@ -10,6 +10,7 @@ registries by `lib.study.arms.check`."""
 import difflib
 import io
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -286,6 +287,7 @@ class Profile(Checked):
     calibration: Calibration = Calibration()
     tuning: Tuning = Tuning()
     readings: Readings = Readings()
+    asked: str = Field("", exclude=True)  # how a command line names it; `load` writes it
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -410,8 +412,8 @@ def load(name: str, seeds: str | None = None, data: str | None = None) -> Profil
     FileNotFoundError for an unknown profile and ValueError, one line naming every wrong entry, for
     a bad one."""
     path = _path(name)
-    name = _name_of(path)
-    given = {**_read(path), "name": name}
+    asked, name = f"PROFILE={shlex.quote(str(name))}", _name_of(path)
+    given = {**_read(path), "name": name, "asked": asked}
     usual = given["data"].get("source") if isinstance(given.get("data"), dict) else None
     if seeds:
         given["seeds"] = str(seeds)
@@ -444,6 +446,7 @@ def _of_other_data(profile: Profile, usual: str) -> Profile:
         about += f": {own.kind_of(source)}, classes {own.shown(classes)}, batch {batch}"
     change = {
         **{"name": name, "about": about, "recipe": replace(profile.recipe, batch_size=batch)},
+        "asked": f"{profile.asked} DATA={shlex.quote(source)}",
         "data": profile.data.model_copy(update={"classes": classes}),
     }
     return profile.model_copy(update=change)

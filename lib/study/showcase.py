@@ -85,7 +85,7 @@ def _all_there(profile: Profile, seed: int) -> None:
         if not PRODUCTS[kind].there(profile, seed, part):
             raise ValueError(
                 f"seed {seed} of {profile.name} has no {kind} {part}".rstrip()
-                + f": expected a finished seed; make reproduce PROFILE={profile.name} SEEDS={seed}"
+                + f": expected a finished seed; make reproduce {profile.asked} SEEDS={seed}"
             )
 
 
@@ -98,7 +98,7 @@ def _row_of(profile: Profile, seed: int, lineage: str) -> dict[str, float]:
     if found is None or found.empty:
         raise ValueError(
             f"{path} has no row of seed {seed} with lineage {lineage}: expected the published "
-            f"record of this very checkpoint; make publish PROFILE={profile.name} first"
+            f"record of this very checkpoint; make publish {profile.asked} first"
         )
     return {name: float(found[name].iloc[0]) for name in ("acc1_before", "acc2_before")}
 
