@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.report import answers, page, words
+from lib.report import answers, page, statistics, words
 from lib.report.claims import NO_ROOM, claims
 from lib.report.statistics import summary
 from lib.reproduce import __main__ as reproduce
@@ -476,3 +476,36 @@ def test_a_browser_shows_the_pages_without_complaint(compact, tmp_path):
         assert browser.run("document.documentElement.scrollWidth") > 390
         assert browser.run(DEAD) == ["#nowhere"] and browser.run(WIDE.format(390))
         assert browser.said
+
+
+def test_more_than_two_tasks_have_a_table_of_all_and_no_paper_beside(tmp_path):
+    arms = {"fine-tune": (0.4, 0.5, 0.9), "freeze": (0.6, 0.7, 0.8)}
+    runs = pd.DataFrame(
+        {"arm": arm, "seed": seed, "lineage": f"s{seed}", "method": arm, "curriculum": "sequence"}
+        | {f"acc{k}": a for k, a in enumerate(ends, 1)}
+        | {f"acc{k}_before": 0.2 for k in (1, 2, 3)}
+        for arm, ends in arms.items()
+        for seed in (1, 2)
+    )
+    accuracy = pd.DataFrame(
+        {"arm": arm, "seed": seed, "lineage": f"s{seed}", "run": f"{arm}/{seed}/s{seed}"}
+        | {"round": number, "epoch": 1, "task": f"task{k}"}
+        | {"accuracy": ends[k - 1] + (0.1 if k < number == 2 else 0)}
+        for arm, ends in arms.items()
+        for seed in (1, 2)
+        for number in (2, 3)
+        for k in (1, 2, 3)
+    )
+    masks = pd.DataFrame(
+        {"arm": "freeze", "round": n, "layer": layer, "filters": filters, "free": free}
+        for n, layer, filters, free in [(2, "a", 1, 1.0), (3, "a", 1, 1.0), (3, "b", 3, 0.0)]
+    )
+    head, rows = answers.all_tasks(runs, accuracy, masks)
+    assert head[1:5] == ["task 1", "task 2", "task 3", "mean [95 %]"]
+    assert [row[0] for row in rows] == ["freeze", "fine-tune"]
+    assert rows[0][1:4] == [".600", ".700", ".800"] and rows[0][-2:] == ["25 %", "2"]
+    assert rows[1][-2:] == ["", "2"]
+    said = answers.forgetting(pd.DataFrame({"claim": []}), 3)
+    assert said.startswith("These tables do not tell") and statistics.tasks_in(runs) == 3
+    assert not statistics.beside_paper(runs.assign(data="cifar100"))
+    assert statistics.beside_paper(runs.assign(data="cifar100").drop(columns="acc3"))

@@ -16,7 +16,20 @@ import pandas as pd
 from lib.report import paper, readings
 from lib.report.claims import OVERLAPS, ROOM
 from lib.report.figures import chance_differences
-from lib.report.statistics import ALPHA, FINE_TUNE, heights, in_common, interval, pick, rows_of
+from lib.report.statistics import (
+    ALPHA,
+    FINE_TUNE,
+    accuracy_matrix,
+    average,
+    heights,
+    in_common,
+    interval,
+    paired,
+    pick,
+    rows_of,
+    tasks_in,
+)
+from lib.report.statistics import forgetting as lost_over_rounds
 from lib.report.words import headline, percent, plain, sameness, spread
 
 Read = Callable[[str], pd.DataFrame]
@@ -153,14 +166,15 @@ def _room(found) -> str:
     return f"{words} {kept} points more than freezing none"
 
 
-def forgetting(claims: pd.DataFrame) -> str:
-    """What is lost where nothing is frozen, and what a control that costs no training keeps."""
+def forgetting(claims: pd.DataFrame, tasks: int = 2) -> str:
+    """What is lost where nothing is frozen, and what a control that costs no training keeps; tasks:
+    learned one after the other."""
+    later = "the second task" if tasks == 2 else f"the other {tasks - 1} tasks"
     table, parts = claims.set_index("claim"), []
     if "C0" in table.index:
         lost = bounded(table.loc["C0"], _unsigned(POINTS))
         parts.append(
-            f"with nothing frozen, learning the second task costs {lost} points of "
-            "accuracy on the first"
+            f"with nothing frozen, learning {later} costs {lost} points of accuracy on the first"
         )
     if "C2b-interpolation" in table.index and pd.notna(table.loc["C2b-interpolation", "estimate"]):
         row = table.loc["C2b-interpolation"]
@@ -225,9 +239,9 @@ def of_the_map(claims: pd.DataFrame) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def answer_of(claims: pd.DataFrame) -> list[str]:
-    """The three sentences of a setting."""
-    return [against_chance(claims), forgetting(claims), of_the_map(claims)]
+def answer_of(claims: pd.DataFrame, tasks: int = 2) -> list[str]:
+    """The three sentences of a setting with so many tasks."""
+    return [against_chance(claims), forgetting(claims, tasks), of_the_map(claims)]
 
 
 TELLING = ("supported", "contradicted", "inconclusive")  # verdicts where there was room to tell
@@ -238,10 +252,12 @@ def answer_over(
 ) -> list[str]:
     """The three sentences over several settings, and one on other methods where some have run.
     tables: a setting's name -> its claims; runs: the same -> its runs."""
-    second = _range(tables, "C0", _unsigned(POINTS))
+    runs = runs or {}
+    two = {name: t for name, t in tables.items() if tasks_in(runs.get(name, pd.DataFrame())) == 2}
+    second = _range(two, "C0", _unsigned(POINTS))
     sides = [
         _side(row)
-        for table in tables.values()
+        for table in two.values()
         for _, row in table[table["claim"] == "C2b-interpolation"].iterrows()
     ]
     third = [_range(tables, claim, unit_of(claim)) for claim in ("C5b", "C5c")]
@@ -256,7 +272,7 @@ def answer_over(
         f"the mean map of all classes, and by {third[1]} with those chosen by the closest map "
         f"without content (1 is the same choice; {_same_in(tables, 'C5b')} and "
         f"{_same_in(tables, 'C5c')} % of the filters are the same).",
-        *_over_methods(runs or {}),
+        *_over_methods(runs),
     ]
 
 
@@ -365,18 +381,15 @@ def against_methods(runs: pd.DataFrame) -> tuple[str, list[Other]]:
     that does not freeze filters beside it, highest first; of those with two seeds or more in
     common."""
     table = runs[runs["curriculum"] == "sequence"]
-    tasks = [c for c in table if re.fullmatch(r"acc\d+", c)]
-    table = table.assign(average=table[tasks].mean(axis=1)).set_index(["seed", "lineage"])
+    table = table.assign(average=average(table))
     wanted = {"method": "freeze", "ranking": "mse", "rule": "turns", "scope": "weights"}
     how = table.reindex(columns=list(wanted))
     mine = table[(how == pd.Series(wanted)).all(axis=1)]
     if mine.empty:
         return "", []
-    ours = mine.groupby("arm")["average"].mean().idxmax()
-    best, found = mine.loc[mine["arm"] == ours, "average"], []
-    others = table[~table["method"].isin(["freeze", "finetune"])]
-    for arm, rows in others.groupby("arm", sort=False)["average"]:
-        apart = (rows - best).dropna()
+    ours, found = mine.groupby("arm")["average"].mean().idxmax(), []
+    for arm in table.loc[~table["method"].isin(["freeze", "finetune"]), "arm"].unique():
+        apart = paired(table, arm, ours, "average")
         if len(apart) > 1:
             found.append(Other(arm, *interval(apart)))
     return ours, sorted(found, key=lambda other: -other.mean)
@@ -606,6 +619,40 @@ def advice(found: Sequence[Use]) -> list[str]:
         "verdicts above compare them seed by seed."
     )
     return said
+
+
+# --- more than two tasks --------------------------------------------------------------------------
+
+
+def all_tasks(
+    runs: pd.DataFrame, accuracy: pd.DataFrame, masks: pd.DataFrame
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table over arms, highest mean first: accuracy on every task after the last
+    round, their mean, what was forgotten (see `statistics.forgetting`), the share of filters that
+    is still free, seeds."""
+    tasks = list(runs.filter(regex=r"^acc\d+$"))
+    free, rows = _free_at_the_end(masks), []
+    for arm, of in runs.groupby("arm", sort=False):
+        matrix = accuracy_matrix(runs, accuracy, arm)
+        lost = spread(lost_over_rounds(matrix)) if len(matrix) else ""
+        ends = [plain(of[task].mean()) for task in tasks]
+        left = percent(free[arm]) if arm in free else ""
+        mean = average(of)
+        rows.append((mean.mean(), [arm, *ends, spread(mean), lost, left, str(len(of))]))
+    names = [f"task {task[3:]}" for task in tasks]
+    head = ["arm", *names, "mean [95 %]", "forgotten [95 %]", "filters still free", "seeds"]
+    return head, [row for _, row in sorted(rows, key=lambda row: -row[0])]
+
+
+def _free_at_the_end(masks: pd.DataFrame) -> dict[str, float]:
+    """arm -> share of all filters that its last round leaves free."""
+    if "free" not in masks:
+        return {}
+    last = masks[masks["round"] == masks["round"].max()]
+    sums = (
+        last.assign(free=last["free"] * last["filters"]).groupby("arm")[["free", "filters"]].sum()
+    )
+    return (sums["free"] / sums["filters"]).to_dict()
 
 
 # --- what each figure lets one conclude -----------------------------------------------------------

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lib.report import answers, figures, paper, power, readings
+from lib.report.statistics import tasks_in
 from lib.study.profile import ROOT, Profile, load
 
 # --- the page -------------------------------------------------------------------------------------
@@ -339,12 +340,16 @@ def page(
         if all(map(len, table.values()))
         else []
     )
-    seeds = runs["seed"].nunique() if len(runs) else 0
+    seeds, tasks = runs["seed"].nunique() if len(runs) else 0, tasks_in(runs)
+    many = tasks > 2 and answers.all_tasks(
+        runs, *(_or_empty(read, t) for t in ("accuracy", "masks"))
+    )
     sections = {
         "answer": "The answer",
         "primer": "Five ideas in short",
         **({"verdicts": "Verdicts"} if len(claims) else {}),
-        **({"paper": "The paper's tables beside ours"} if len(compared) else {}),
+        **({"paper": "The paper's tables beside ours"} if len(compared) and tasks == 2 else {}),
+        **({"tasks": "Every task at the end"} if tasks > 2 else {}),
         **({"figures": "Figures"} if set(shown) - set(FIRST) else {}),
         **({"use": "What should I use?"} if uses else {}),
         "limits": "Limits",
@@ -360,11 +365,13 @@ def page(
         data=data,
         seeds=seeds,
         sections=sections,
-        sentences=answers.answer_of(claims) if len(claims) else [NO_CLAIMS],
+        sentences=answers.answer_of(claims, tasks) if len(claims) else [NO_CLAIMS],
         pictures=shown,
         rest=[p for figure, p in shown.items() if figure not in FIRST],
         verdicts=answers.verdicts(claims),
         paper_tables=answers.beside_paper(compared),
+        tasks=tasks,
+        many=many,
         another_network=code not in paper.NETWORK_IN,
         other_data=data != "cifar100",
         uses=uses,

@@ -118,6 +118,16 @@ def average(runs: pd.DataFrame) -> pd.Series:
     return runs.filter(regex=r"^acc\d+$").mean(axis=1)
 
 
+def tasks_in(runs: pd.DataFrame) -> int:
+    """How many tasks were learned one after the other; two where nothing tells."""
+    return max(2, len(runs.filter(regex=r"^acc\d+$").columns))
+
+
+def beside_paper(runs: pd.DataFrame) -> bool:
+    """Whether the paper's numbers can stand beside these: the same data set, and two tasks."""
+    return len(runs) > 0 and runs["data"].iloc[0] == "cifar100" and tasks_in(runs) == 2
+
+
 def retained(acc1, acc1_before, classes_per_task: int = 10):
     """(acc1 - chance) / (acc1 before - chance), chance = 1 / classes of the task (section 2). 1 =
     all is left, 0 = chance, below 0 = worse than chance; NaN where nothing above chance was there.

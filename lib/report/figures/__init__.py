@@ -33,6 +33,7 @@ from lib.report.figures.pictures import (
 )
 from lib.report.figures.style import DPI, caption, described, looks_of, save, shrunk, use_style
 from lib.report.figures.tradeoff import plane, retained_arms
+from lib.report.statistics import beside_paper
 
 __all__ = [
     "DPI",
@@ -90,7 +91,7 @@ def from_tables(read: Callable[[str], pd.DataFrame]) -> dict[str, Figure]:
             )
     words = caption(runs) if len(runs) else ""
     classes = table("per_class").get("class", pd.Series(dtype=object)).nunique() or None
-    beside_paper = len(runs) > 0 and runs["data"].iloc[0] == "cifar100"
+    comparable = beside_paper(runs)
     maps = table("class_maps")  # of the seed the notebooks show
     shown = (runs["setting"].iloc[0], maps["seed"].iloc[0]) if len(runs) and len(maps) else ("", 0)
     drawn = {}
@@ -98,7 +99,7 @@ def from_tables(read: Callable[[str], pd.DataFrame]) -> dict[str, Figure]:
         (
             "learning_curves",
             table("accuracy_task1"),
-            lambda t: learning_curves(t, words, beside_paper, classes),
+            lambda t: learning_curves(t, words, comparable, classes),
         ),
         ("per_class", table("per_class"), lambda t: per_class(t, words)),
         (
@@ -108,7 +109,7 @@ def from_tables(read: Callable[[str], pd.DataFrame]) -> dict[str, Figure]:
         ),
         ("over_epochs", accuracy, lambda t: over_epochs(runs, t, arms)),
         ("retained", runs, lambda t: retained_arms(t, arms, classes or 10)),
-        ("plane", runs, lambda t: plane(t, arms, table("trajectory"), beside_paper)),
+        ("plane", runs, lambda t: plane(t, arms, table("trajectory"), comparable)),
         ("forest", chance_differences(runs) if len(runs) else runs, lambda t: forest(runs)),
         (
             "class_map_correlation",
