@@ -50,16 +50,18 @@ def pick(runs: pd.DataFrame, arm: Arm) -> pd.DataFrame:
     joins another."""
     if isinstance(arm, str):
         return runs[runs["arm"] == arm]
-    keep = pd.Series(True, runs.index)
+    keep = np.ones(len(runs), bool)  # plain arrays: a study's claims pick arms a hundred times
     for column, value in {**USUAL, **arm}.items():
         if column in USUAL:
             said = runs[column].fillna(USUAL[column]) if column in runs else USUAL[column]
-            keep &= said == value
+            keep &= np.asarray(said == value)
         elif column == "fraction":
-            keep &= np.isclose(runs[column].astype(float), value)
+            keep &= np.isclose(runs[column].to_numpy(float), value)
         else:
-            keep &= runs[column] == value
+            keep &= (runs[column] == value).to_numpy(bool)
     found = runs[keep]
+    if found["arm"].nunique() < 2 and found["fraction"].nunique(dropna=False) < 2:
+        return found
     parts = [part for _, part in found.groupby("fraction", dropna=False)]
     return pd.concat([p[p["arm"] == _first_listed(p)] for p in parts]) if parts else found
 
