@@ -26,7 +26,10 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # longest first, so that no worker is left alone with one of them at the end
-LONGEST = ("test_reproduce.py", "test_study.py", "test_sturdy.py", "test_page.py", "test_bench.py")
+LONGEST = [
+    f"test_{name}.py"
+    for name in ("reproduce", "sturdy", "page", "figures", "network", "kernels", "claims", "bench")
+]
 
 
 def pytest_configure(config):
