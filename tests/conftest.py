@@ -20,13 +20,29 @@ from lib.study.store import file_hash
 # of the script that unpacks CIFAR-100: one that is only found, not named, must be this one to run
 KNOWN_SCRIPT = "aa65f878f465ed70b88d356689ad51f51dfc28f7dd0a3caf4675a05ea6c45aa7"
 
-torch.set_num_threads(
-    1
-)  # tiny tensors: more threads only cost, and the thread count changes the last bits
+# tiny tensors: more threads only cost, and the thread count changes the last bits; the variable is
+# for what tests start, where threads of several processes would wait for each other's cores
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# longest first, so that no worker is left alone with one of them at the end
+LONGEST = [
+    f"test_{name}.py"
+    for name in ("reproduce", "sturdy", "page", "figures", "network", "kernels", "claims", "bench")
+]
+
+
+def pytest_configure(config):
+    """Files are dealt to workers in the order of `pytest_collection_modifyitems`, not by how many
+    tests they hold."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items):
-    """Tests marked slow run only with SLOW=1 (make test SLOW=1)."""
+    """The longest files first. Tests marked slow run only with SLOW=1 (make test SLOW=1)."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
     if os.environ.get("SLOW") in (None, "", "0"):
         skip = pytest.mark.skip(reason="slow: make test SLOW=1")
         for item in items:

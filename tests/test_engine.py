@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,6 +103,36 @@ def test_a_cluster_that_does_not_answer_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(RuntimeError, match=f"no Ray cluster .*to answer at RAY_ADDRESS={address}"):
         ray._connected()
+
+
+# --- processes of this machine --------------------------------------------------------------------
+
+
+def noted(job, folder):
+    """A job that leaves word of the process that did it."""
+    if job == "bad":
+        raise ValueError("bad luck")
+    (folder / f"{job} {os.getpid()}").touch()
+
+
+def test_a_worker_stays_for_the_next_call_until_one_fails_or_all_is_done(tmp_path):
+    def worker_of(job):
+        do = partial(noted, folder=tmp_path)
+        processes.side_by_side([job], do, tmp_path / "log.txt", 1)
+        return int(next(tmp_path.glob(f"{job} *")).name.split()[1])
+
+    with processes.workers_kept():
+        first = worker_of("a")
+        with processes.workers_kept():
+            assert worker_of("b") == first != os.getpid()
+        with pytest.raises(ValueError, match="bad luck"):
+            worker_of("bad")
+        with pytest.raises(ProcessLookupError):
+            os.kill(first, 0)
+        second = worker_of("c")
+        assert worker_of("d") == second != first
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
 
 
 # --- products as bytes ----------------------------------------------------------------------------

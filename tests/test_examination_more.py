@@ -323,6 +323,7 @@ def tiny(tmp_path_factory):
     def refuses(evidence):
         raise ValueError("not of this network")
 
+    everything = dict(RANKINGS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESULTS", str(folder / "results"))
         some = {name: RANKINGS[name] for name in ("weight_norm", "random", "loss_change")}
@@ -332,6 +333,8 @@ def tiny(tmp_path_factory):
             patch.setitem(RANKINGS, name, ranking)
         patch.setitem(RANKINGS, "refuses", refuses)
         yield load(str(folder / "tiny.yaml"))
+    RANKINGS.clear()  # the patch puts all back, but in another order, which others' sentences show
+    RANKINGS.update(everything)
 
 
 def test_only_named_seeds_are_examined_and_a_notebook_s_in_any_case(tiny):

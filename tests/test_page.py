@@ -47,9 +47,24 @@ class Parts(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def compact():
+def drawn():
+    """The pictures of the published profile compact."""
+    return page.pictures(RECORD, "compact, one head")
+
+
+@pytest.fixture(scope="module")
+def compact(drawn):
     """The page of the published profile compact."""
-    return page.page(RECORD, "compact, one head", load("compact").about)
+    return page.page(RECORD, "compact, one head", load("compact").about, drawn=drawn)
+
+
+def with_tables(folder, name, *tables):
+    """A folder with some tables of the published profile: fewer figures, less time."""
+    for table in tables:
+        path = folder / name / f"tables/{table}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(record.PUBLISHED / name / f"tables/{table}.csv", path)
+    return folder / name
 
 
 @pytest.fixture(scope="module")
@@ -386,12 +401,14 @@ def test_a_page_of_nothing_but_a_first_notebook_says_so(tmp_path):
     } | {"#main"}
 
 
-def test_the_overview_holds_every_setting_and_a_forest_of_those_alike():
+def test_the_overview_holds_every_setting_and_a_forest_of_those_alike(drawn, tmp_path):
+    quick = with_tables(tmp_path, "quick", "runs", "claims", "arms", "summary", "timing")
     settings = [
-        page.Setting(record.PUBLISHED / name, f"{name} & co", "about <it>", f"{name}.html")
-        for name in ("compact", "quick")
+        page.Setting(folder, f"{name} & co", "about <it>", f"{name}.html")
+        for name, folder in (("compact", RECORD), ("quick", quick))
     ]
-    text = page.overview(settings, ["paper with batch norm, one head"])
+    own = {"compact & co": drawn, "quick & co": page.pictures(quick, "quick & co")}
+    text = page.overview(settings, ["paper with batch norm, one head"], own)
     parts = Parts(text)
     assert len(text.encode()) < MOST and len(set(parts.ids)) == len(parts.ids)
     assert {"compact.html", "quick.html"} < set(parts.links)
@@ -407,11 +424,7 @@ def test_the_overview_holds_every_setting_and_a_forest_of_those_alike():
 def test_report_writes_of_the_record_and_of_results_here(tmp_path, monkeypatch, capsys):
     published = tmp_path / "published"
     for name in ("compact", "quick"):
-        (published / name / "runs").mkdir(parents=True)
-        (published / name / "tables").mkdir()
-        for table in ("runs", "claims", "arms"):  # fewer figures, less time
-            file = f"{name}/tables/{table}.csv"
-            shutil.copy(record.PUBLISHED / file, published / file)
+        (with_tables(published, name, "runs", "claims", "arms") / "runs").mkdir()
     (published / "paper/runs").mkdir(parents=True)
     monkeypatch.setattr(record, "PUBLISHED", published)
     monkeypatch.setenv("RESULTS", str(tmp_path / "results"))

@@ -1,12 +1,14 @@
 """Arms from checkpoint to rows: same seed = same bytes, killed and resumed = the same, lineages,
 joint readings."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,10 +99,14 @@ def made(results, kinds=("run", "task1_rows", "overlap")):
 
 @pytest.fixture(scope="module")
 def whole(tiny, tmp_path_factory):
-    """The rows of an undisturbed run."""
-    results = tmp_path_factory.mktemp("whole")
-    out = shard(tiny, results)
-    assert json.loads(out.splitlines()[-1])["rows"] == 7  # the joint arm for the first seed only
+    """The rows of an undisturbed run, in this process."""
+    results, said = tmp_path_factory.mktemp("whole"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        patch.setenv("RESULTS", str(results))
+        patch.setattr(engine, "side_by_side", lambda todo, do, *_: [do(job) for job in todo])
+        assert main(["--profile", str(tiny)]) == 0
+    last = said.getvalue().splitlines()[-1]
+    assert json.loads(last)["rows"] == 7  # the joint arm for the first seed only
     return results
 
 
@@ -128,7 +134,9 @@ def test_killed_and_resumed_is_the_same_and_nothing_finished_is_redone(tiny, who
 
 
 def test_shards_make_the_same_rows(tiny, whole, tmp_path):
-    shard(tiny, tmp_path, "--seeds", "1-2", "--shard", "2/2")
+    """And two workers the same rows as one process."""
+    out = shard(tiny, tmp_path, "--seeds", "1-2", "--shard", "2/2")
+    assert json.loads(out.splitlines()[-1])["rows"] == 3
     part = made(tmp_path, ("run",))
     assert (
         len(part) == 3 and part.items() <= made(whole, ("run",)).items()

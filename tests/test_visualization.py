@@ -206,7 +206,8 @@ def studied():
         )
         for layer in conv_layers(model)
     }
-    return model, task, class_maps(model, task, 2).maps, heat
+    few = task._replace(x=task.x[:8], y=task.y[:8])  # filters are ablated one by one
+    return model, few, class_maps(model, task, 2).maps, heat
 
 
 # what the fixture has to show: no trial round, no network at its beginning; LRP is for VGGs alone

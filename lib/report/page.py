@@ -323,18 +323,24 @@ def pictures(folder: Path, name: str) -> dict[str, Picture]:
 
 
 def page(
-    folder: Path, name: str, about: str = "", notebooks: Mapping[str, str] | None = None
+    folder: Path,
+    name: str,
+    about: str = "",
+    notebooks: Mapping[str, str] | None = None,
+    drawn: dict[str, Picture] | None = None,
 ) -> str:
     """One self-contained HTML page over a profile's tables and figures, the answer first; what is
     not there is left out.
 
     name, about: what the setting is called and what it is; notebooks: label -> address, seen from
-    the page. The same tables and figures give the same text."""
+    the page; drawn: its `pictures`, if they are drawn already. The same tables and figures give the
+    same text."""
     figures.use_style()
     read = reader(folder)
     table = {t: _or_empty(read, t) for t in ("runs", "summary", "timing", "arms")}
     claims, runs, compared = _claims(read), table["runs"], _or_empty(read, "paper_tables")
-    shown, code, data = pictures(folder, name), _only(runs, "setting"), _only(runs, "data")
+    shown = pictures(folder, name) if drawn is None else drawn
+    code, data = _only(runs, "setting"), _only(runs, "data")
     uses = (
         answers.uses(**table, trajectory=_or_empty(read, "trajectory"))
         if all(map(len, table.values()))
@@ -413,16 +419,20 @@ def _downloads(folder: Path) -> list[dict]:
     ]
 
 
-def overview(settings: Sequence[Setting], waiting: Sequence[str] = ()) -> str:
+def overview(
+    settings: Sequence[Setting],
+    waiting: Sequence[str] = (),
+    drawn: Mapping[str, dict[str, Picture]] | None = None,
+) -> str:
     """One self-contained HTML page over several settings. waiting: names of settings that are
-    recorded in part and have no tables yet. Answer and forest are over the settings that share the
-    first one's data."""
+    recorded in part and have no tables yet; drawn: their `pictures` by name, if they are drawn
+    already. Answer and forest are over the settings that share the first one's data."""
     figures.use_style()
     reads = {s.name: reader(s.folder) for s in settings}
     claims = {name: _claims(read) for name, read in reads.items()}
     runs = {name: _or_empty(read, "runs") for name, read in reads.items()}
     data = list(dict.fromkeys(_only(table, "data") for table in runs.values() if len(table)))
-    own = {s.name: pictures(s.folder, s.name) for s in settings}
+    own = drawn or {s.name: pictures(s.folder, s.name) for s in settings}
     first = next((shown for shown in own.values() if "saliency_gallery" in shown), {})
     shown = {name: first[name] for name in FIRST[1:] if name in first}
     if found := common_forest(alike(settings)):

@@ -12,6 +12,7 @@ import ast
 import json
 import logging
 import time
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -163,22 +164,27 @@ def note_executed(results: Path, notebook: str) -> None:
 def code_hash() -> str:
     """Hash of lib's code, its sub-packages too, without docstrings and comments: editing those
     makes nothing stale."""
-    trees, lib = [], ROOT / "lib"
+    lib = ROOT / "lib"
     files = {path.relative_to(lib).as_posix(): path for path in lib.rglob("*.py")}
-    for name in sorted(n for n in files if not n.startswith(".") and "/." not in n):
-        tree = ast.parse(files[name].read_text())
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if (
-                isinstance(body, list)
-                and body
-                and isinstance(body[0], ast.Expr)
-                and isinstance(body[0].value, ast.Constant)
-                and isinstance(body[0].value.value, str)
-            ):
-                body[0].value.value = ""
-        trees.append((name, ast.dump(tree)))
-    return digest(trees)
+    names = sorted(n for n in files if not n.startswith(".") and "/." not in n)
+    return digest([(name, _bare(files[name].read_text())) for name in names])
+
+
+@cache  # asked for every notebook anew, of the same files
+def _bare(code: str) -> str:
+    """Code without docstrings and comments."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+            and isinstance(body[0].value.value, str)
+        ):
+            body[0].value.value = ""
+    return ast.dump(tree)
 
 
 def inputs(notebook: str, profile: Profile) -> dict[str, str]:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 ALPHA = 0.05  # of every test; intervals are at 1 - ALPHA unless Holm asks for more
 MARGIN = 0.01  # one point: what a difference must reach to matter (section 5)
@@ -51,16 +50,18 @@ def pick(runs: pd.DataFrame, arm: Arm) -> pd.DataFrame:
     joins another."""
     if isinstance(arm, str):
         return runs[runs["arm"] == arm]
-    keep = pd.Series(True, runs.index)
+    keep = np.ones(len(runs), bool)  # plain arrays: a study's claims pick arms a hundred times
     for column, value in {**USUAL, **arm}.items():
         if column in USUAL:
             said = runs[column].fillna(USUAL[column]) if column in runs else USUAL[column]
-            keep &= said == value
+            keep &= np.asarray(said == value)
         elif column == "fraction":
-            keep &= np.isclose(runs[column].astype(float), value)
+            keep &= np.isclose(runs[column].to_numpy(float), value)
         else:
-            keep &= runs[column] == value
+            keep &= (runs[column] == value).to_numpy(bool)
     found = runs[keep]
+    if found["arm"].nunique() < 2 and found["fraction"].nunique(dropna=False) < 2:
+        return found
     parts = [part for _, part in found.groupby("fraction", dropna=False)]
     return pd.concat([p[p["arm"] == _first_listed(p)] for p in parts]) if parts else found
 
@@ -208,9 +209,14 @@ def sign_flip(differences) -> float:
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm-adjusted p values, in the order given. A NaN (a test that could not be made) stays NaN
-    and still counts in the family: its size was fixed before the run."""
+    and still counts in the family: its size was fixed before the run.
+
+    To the last bit what statsmodels gives, which collects all garbage of the process each time."""
     p = np.asarray(p_values, float)
-    adjusted = multipletests(np.where(np.isnan(p), 1.0, p), ALPHA, "holm")[1]
+    given = np.where(np.isnan(p), 1.0, p)
+    order, adjusted = np.argsort(given), np.empty(len(p))
+    steps = np.maximum.accumulate(given[order] * np.arange(len(p), 0, -1))
+    adjusted[order] = np.minimum(steps, 1)
     return np.where(np.isnan(p), np.nan, adjusted)
 
 

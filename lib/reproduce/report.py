@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib.report.page import name_of, overview, page, published_settings
+from lib.report.page import Picture, name_of, overview, page, pictures, published_settings
 from lib.report.session import NOTEBOOKS
 from lib.reproduce import record
 from lib.reproduce.notebooks import make_report
@@ -39,15 +39,15 @@ def report(profile: Profile, arguments: argparse.Namespace) -> None:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-def of_published(profile: Profile) -> Path:
-    """results/published/report/<profile>.html."""
+def of_published(profile: Profile, drawn: dict[str, Picture] | None = None) -> Path:
+    """results/published/report/<profile>.html. drawn: its pictures, if they are drawn already."""
     folder = record.PUBLISHED / profile.name
     beside = {
         name: f"../{profile.name}/{name}/notebook.ipynb"
         for name in NOTEBOOKS
         if (folder / name / "notebook.ipynb").exists()
     }
-    text = page(folder, name_of(profile), profile.about, beside)
+    text = page(folder, name_of(profile), profile.about, beside, drawn)
     return _write(f"{profile.name}.html", text)
 
 
@@ -59,8 +59,11 @@ def of_record() -> Iterator[Path]:
             f"nothing published: expected tables in {record.PUBLISHED}/<profile>/tables (make "
             "reproduce, then make publish)"
         )
-    yield from (of_published(load(setting.folder.name)) for setting in settings)
-    yield _write("index.html", overview(settings, waiting))
+    drawn = {}  # once for both
+    for setting in settings:
+        drawn[setting.name] = pictures(setting.folder, setting.name)
+        yield of_published(load(setting.folder.name), drawn[setting.name])
+    yield _write("index.html", overview(settings, waiting, drawn))
 
 
 def _has_tables(profile: Profile) -> bool:

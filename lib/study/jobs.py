@@ -130,13 +130,14 @@ def fulfil(
     """Do all that is missing of these kinds, one kind after the other, each side by side; progress
     goes to the output and into `<results>/log.txt` (see `lib.study.engine`), after a line that says
     which paths this machine gets."""
-    for kind in kinds:
-        if todo := jobs(profile, kind, show):
-            if engine.chosen() == "local":
-                engine.say(_paths(profile))
-            log = results_dir(profile.name) / "log.txt"
-            with watching(len(todo), kind.replace("_", " ")):
-                engine.side_by_side(todo, Making(profile), log, workers)
+    with engine.workers_kept():
+        for kind in kinds:
+            if todo := jobs(profile, kind, show):
+                if engine.chosen() == "local":
+                    engine.say(_paths(profile))
+                log = results_dir(profile.name) / "log.txt"
+                with watching(len(todo), kind.replace("_", " ")):
+                    engine.side_by_side(todo, Making(profile), log, workers)
 
 
 def _paths(profile: Profile) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lib.study.engine import processes, ray
-from lib.study.engine.processes import default_workers, memory_kept, say
+from lib.study.engine.processes import default_workers, memory_kept, say, workers_kept
 
-__all__ = ["chosen", "default_workers", "memory_kept", "say", "side_by_side"]
+__all__ = ["chosen", "default_workers", "memory_kept", "say", "side_by_side", "workers_kept"]
 
 ENGINES = {"local": processes.local, "ray": ray.cluster}
 

@@ -29,6 +29,7 @@ KEEP_MEMORY = ":".join(
     for k in ("mmap_max=0", "trim_threshold=4294967296", "top_pad=67108864", "hugetlb=1")
 )
 _queue = None  # in a worker: where its lines go
+_kept: list | None = None  # inside `workers_kept`: the pool and its queue, once there is one
 
 
 def say(line: str) -> None:
@@ -99,15 +100,40 @@ def default_workers(given: int | None = None) -> int:
 
 
 @contextmanager
+def workers_kept() -> Iterator[None]:
+    """Workers started inside stay for later calls of `side_by_side` inside, with as many workers:
+    each takes seconds to start. The first failure ends them."""
+    global _kept
+    if _kept is not None:
+        yield
+        return
+    _kept = []
+    try:
+        yield
+    finally:
+        for pool, _ in _kept:
+            end_at_once(pool)
+        _kept = None
+
+
+def _pool(workers: int) -> tuple[ProcessPoolExecutor, Any]:
+    """A pool and the queue its workers speak through; processes start when there are jobs."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    return ProcessPoolExecutor(workers, context, _start_worker, (queue, os.getpid())), queue
+
+
+@contextmanager
 def local(todo: Sequence, do: Callable[[Any], None], folder: Path, workers: int | None):
     """Processes of this machine at work: ({future: job}, lines), where lines() gives what the jobs
     have said since the last call. An engine is a context manager like this one."""
-    workers = min(default_workers(workers), len(todo))
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (queue, os.getpid()))
-
-    waiting: dict[Future, Any] = {}
+    most, waiting = default_workers(workers), {}
+    if _kept is None:
+        pool, queue = _pool(min(most, len(todo)))
+    else:
+        if not _kept:
+            _kept.append(_pool(most))
+        pool, queue = _kept[0]
 
     def lines() -> Iterator[str]:
         while not queue.empty():
@@ -117,8 +143,15 @@ def local(todo: Sequence, do: Callable[[Any], None], folder: Path, workers: int 
         with memory_kept(), deaf_to_interruption():
             waiting |= {pool.submit(do, job): job for job in todo}
         yield waiting, lines
+        ended = _kept is None
+    except BaseException:
+        ended = True
+        raise
     finally:
-        end_at_once(pool)
+        if ended:
+            end_at_once(pool)
+            if _kept:
+                _kept.clear()
         # a traceback would keep these, and their semaphores, alive until the interpreter complains
         # of a leak
         pool = queue = None
