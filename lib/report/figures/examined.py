@@ -16,7 +16,6 @@ from lib.report.figures.style import (
     ORANGE,
     SKY,
     VERMILLION,
-    described,
     ground,
     ink,
     new,
@@ -27,8 +26,9 @@ from lib.report.figures.style import (
 
 
 def of_examined(runs: pd.DataFrame, table: pd.DataFrame) -> str:
-    """As `caption`, with the number of seeds that were examined."""
-    return described(runs["setting"].iloc[0], runs["data"].iloc[0], table["seed"].nunique())
+    """As notebook 06 heads its figures: the number of seeds is of those that were examined."""
+    setting, data = (runs[column].iloc[0] for column in ("setting", "data"))
+    return f"setting {setting}, {data}, n = {table['seed'].nunique()}"
 
 
 def _layers_below(ax, layers: Sequence[str]) -> None:
