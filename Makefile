@@ -14,7 +14,7 @@ PYTHON = .venv/bin/python
 ready = .venv/ready
 endif
 
-.PHONY: able help setup reproduce tune compare record publish restore figures report readme verify test torture bench trace lab repository clean
+.PHONY: able help setup reproduce tune readings compare record publish restore figures report readme verify test torture bench trace lab repository clean
 help:            ## this list
 	@echo "usage: make TARGET [PROFILE=quick|compact|compact_two_heads|paper|paper_batch_norm|paper_two_heads] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ reproduce: $(ready) ## run the notebooks of a profile that are not current
 
 tune: $(ready)  ## settings by the profile's grids, on tuning seeds and held-out training images
 	@$(PYTHON) -m lib.study $(ARGS) --tune
+
+readings: $(ready) ## the grid over what the paper leaves open: which recipes learn, then every reading; hours
+	@$(PYTHON) -m lib.study --profile="$(if $(filter file,$(origin PROFILE)),compact_readings,$$PROFILE)" $(if $(SEEDS),--seeds="$$SEEDS") $(if $(DATA),--data="$$DATA") --readings grid
 
 compare: $(ready) ## your own run of a profile beside the published record
 	@$(PYTHON) -m lib.reproduce compare $(ARGS)
