@@ -415,7 +415,7 @@ def in_short(claims: pd.DataFrame) -> str:
         seeds = " / ".join(dict.fromkeys(f"{int(row['n'])}" for _, row in rows))
         if rows:
             said.append(f"{shares} % frozen: {words} ({numbers} points, n = {seeds})")
-    return "; ".join(said) or "not run yet: its tables lack the main comparison"
+    return "; ".join(said) or "no verdict: its tables lack explanation and chance at 50 % frozen"
 
 
 def _range(tables: Mapping[str, pd.DataFrame], claim: str, unit: Unit) -> str:
