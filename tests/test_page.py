@@ -293,7 +293,7 @@ def test_costs_are_taken_seed_by_seed():
 def test_a_setting_in_one_line(made, verdict, words):
     text = answers.in_short(with_verdict(made, "C2-random", verdict=verdict))
     assert words in text and text.endswith("(+5.0 points, n = 6)")
-    assert answers.in_short(made[:0]).startswith("not run yet")
+    assert answers.in_short(made[:0]).startswith("no verdict")
 
 
 def test_overlap_is_never_called_supported_alone(made):
