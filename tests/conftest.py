@@ -1,6 +1,7 @@
 """Shared by the tests: a tiny data set a narrow network learns in seconds, and the real one where
 it is at hand."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -24,6 +25,9 @@ KNOWN_SCRIPT = "aa65f878f465ed70b88d356689ad51f51dfc28f7dd0a3caf4675a05ea6c45aa7
 # for what tests start, where threads of several processes would wait for each other's cores
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# statsmodels collects all garbage of the process at every call: what is imported by now is none
+gc.freeze()
 
 # longest first, so that no worker is left alone with one of them at the end
 LONGEST = [

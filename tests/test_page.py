@@ -518,7 +518,12 @@ def test_more_than_two_tasks_have_a_table_of_all_and_no_paper_beside(tmp_path):
     assert [row[0] for row in rows] == ["freeze", "fine-tune"]
     assert rows[0][1:4] == [".600", ".700", ".800"] and rows[0][-2:] == ["25 %", "2"]
     assert rows[1][-2:] == ["", "2"]
-    said = answers.forgetting(pd.DataFrame({"claim": []}), 3)
-    assert said.startswith("These tables do not tell") and statistics.tasks_in(runs) == 3
+    lost = pd.DataFrame([{"claim": "C0", "estimate": 0.2, "low": 0.1, "high": 0.3}])
+    for tasks, said in ((2, "the second task costs 20.0"), (3, "the other 2 tasks costs 20.0")):
+        assert said in answers.forgetting(lost, tasks)
+    assert statistics.tasks_in(runs) == 3
+    many = {"many": lost}  # what the second task costs is said of settings with two alone
+    assert "20.0" not in answers.answer_over(many, {"many": runs})[1]
+    assert "20.0" in answers.answer_over(many)[1]
     assert not statistics.beside_paper(runs.assign(data="cifar100"))
     assert statistics.beside_paper(runs.assign(data="cifar100").drop(columns="acc3"))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 ALPHA = 0.05  # of every test; intervals are at 1 - ALPHA unless Holm asks for more
 MARGIN = 0.01  # one point: what a difference must reach to matter (section 5)
@@ -209,14 +210,9 @@ def sign_flip(differences) -> float:
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm-adjusted p values, in the order given. A NaN (a test that could not be made) stays NaN
-    and still counts in the family: its size was fixed before the run.
-
-    To the last bit what statsmodels gives, which collects all garbage of the process each time."""
+    and still counts in the family: its size was fixed before the run."""
     p = np.asarray(p_values, float)
-    given = np.where(np.isnan(p), 1.0, p)
-    order, adjusted = np.argsort(given), np.empty(len(p))
-    steps = np.maximum.accumulate(given[order] * np.arange(len(p), 0, -1))
-    adjusted[order] = np.minimum(steps, 1)
+    adjusted = multipletests(np.where(np.isnan(p), 1.0, p), ALPHA, "holm")[1]
     return np.where(np.isnan(p), np.nan, adjusted)
 
 
