@@ -26,9 +26,6 @@ KNOWN_SCRIPT = "aa65f878f465ed70b88d356689ad51f51dfc28f7dd0a3caf4675a05ea6c45aa7
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# statsmodels collects all garbage of the process at every call: what is imported by now is none
-gc.freeze()
-
 # longest first, so that no worker is left alone with one of them at the end
 LONGEST = [
     f"test_{name}.py"
@@ -41,6 +38,13 @@ def pytest_configure(config):
     tests they hold."""
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+
+
+def pytest_collection_finish():
+    """Statsmodels collects all garbage of the process at every call: what is imported by now, which
+    is most of it, need not be looked through."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
