@@ -86,14 +86,17 @@ def _alone(profile: Profile, recipe: Candidate) -> Profile:
 
 
 def learn(profile: Profile, workers: int | None = None) -> None:
-    """Train task 1 under every candidate on the tuning seeds, where it is still missing. ValueError
-    for a profile that names no candidate."""
+    """Train task 1 under one candidate after another on the tuning seeds, where it is still missing,
+    until as many learn as are wanted: no later one would be taken. ValueError for a profile that
+    names no candidate."""
     if not profile.readings.recipes:
         raise ValueError(
             f"profile {profile.name} has no readings: expected a `readings` section with recipes"
         )
     log = results_dir(profile.name) / "log.txt"
     for recipe in profile.readings.recipes:
+        if len(recipes(profile)) == profile.readings.most:
+            return
         alone = _alone(profile, recipe)
         missing = [
             Job("task1_rows", seed)
