@@ -9,9 +9,12 @@ Sources: `cifar100` (torchvision; downloads with its checksum, or reads `root`),
 class folders."""
 
 import hashlib
+import os
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +86,7 @@ def load(source: str, root: str | Path = "data", image_size: int | None = None) 
     if kind == "cifar100":
         raw = _cifar100(Path(folder or root), given=bool(folder))
     elif source == "digits":
-        raw = _digits()
+        raw = _digits(Path(root))
     elif source.endswith(".npz"):
         raw = _npz(Path(source))
     elif Path(source).is_dir():
@@ -150,7 +153,12 @@ def _cifar100(root: Path, given: bool):
     return train.data, train.targets, test.data, test.targets, train.classes
 
 
-def _digits():
+def _digits(root: Path):
+    """Kept as an .npz beside other data: to import scikit-learn takes every process more than a
+    second. Made again where it is not there, damaged or another version's."""
+    kept = root / f"digits-{version('scikit-learn')}.npz"
+    with suppress(FileNotFoundError, ValueError):
+        return _npz(kept)
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -159,7 +167,22 @@ def _digits():
     x, x_test, y, y_test = train_test_split(
         x, digits.target, test_size=0.3, random_state=0, stratify=digits.target
     )
-    return x, y, x_test, y_test, [str(n) for n in digits.target_names]
+    raw = x, y, x_test, y_test, [str(n) for n in digits.target_names]
+    with suppress(OSError):  # no place for it is no harm
+        _keep(kept, **dict(zip((*NPZ_KEYS, "fine_label_names"), raw)))
+    return raw
+
+
+def _keep(path: Path, **arrays) -> None:
+    """Write an .npz that is whole or not there, whoever else writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _npz(path: Path):

@@ -4,6 +4,7 @@ equals the slow one."""
 import hashlib
 import struct
 import zipfile
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -169,14 +170,20 @@ def test_a_missing_source_is_refused(tmp_path, source):
 # --- digits, folders ------------------------------------------------------------------------------
 
 
-def test_digits():
-    images = load("digits", image_size=32)
+def test_digits(tmp_path):
+    images = load("digits", tmp_path, image_size=32)
     assert_wellformed(images, 1257, 540, 32, 10)
     assert set(images.y_test.tolist()) == set(range(10)) and images.names == tuple("0123456789")
-    small = load("digits")
+    small = load("digits", tmp_path)
     assert small.x.shape == (1257, 3, 8, 8) and small.x.max() == 255 and small.x.min() == 0
     assert duplicates(small.x, small.x_test) == []  # disjoint
-    assert torch.equal(small.y, load("digits").y)  # the same split every time
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("digits-")
+    kept.write_bytes(kept.read_bytes()[:100])  # damaged: made again, the same split every time
+    for root in (tmp_path, tmp_path, tmp_path / "new", Path("/proc/nowhere")):  # there for the last
+        again = load("digits", root)  # there is no place to keep them
+        assert torch.equal(small.y, again.y) and torch.equal(small.x_test, again.x_test)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [kept.name, "new"]
 
 
 def write_folder(root, classes, count, value=None):
@@ -329,12 +336,12 @@ def test_augment_equals_one_image_at_a_time(tiny_tasks, padding, flip, dtype):
     assert not torch.equal(fast, other)
 
 
-def test_all_offsets_and_both_directions_occur():
+def test_all_offsets_and_both_directions_occur(tiny_tasks):
     """One marked pixel in the middle shows where each image was moved: 3 x 3 offsets and, off the
     axis, its mirror."""
     x = torch.zeros(500, 3, 9, 9, dtype=torch.uint8)
     x[:, :, 4, 2] = 255
-    task = load("digits")._replace(mean=torch.zeros(3), std=torch.ones(3))
+    task = tiny_tasks[0]._replace(mean=torch.zeros(3), std=torch.ones(3))
     seen = (
         augment(x, task, torch.Generator().manual_seed(0), 1, True)[:, 0].nonzero()[:, 1:].tolist()
     )

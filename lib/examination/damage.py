@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from lib.data import Task
@@ -38,6 +37,8 @@ def rank_correlation(a_cf, b_cf) -> np.ndarray:
     """(C,): Spearman's correlation over filters, for each class, of two arrays (C, F) or (1, F);
     ties share their mean rank. 0 where one tells nothing (all its numbers are equal, or there is
     one filter only)."""
+    from scipy.stats import rankdata  # half a second, which every worker would wait
+
     a, b = np.broadcast_arrays(np.asarray(a_cf, float), np.asarray(b_cf, float))
     a, b = (x - x.mean(1, keepdims=True) for x in (rankdata(a, axis=1), rankdata(b, axis=1)))
     size = np.sqrt((a**2).sum(1) * (b**2).sum(1))

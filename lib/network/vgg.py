@@ -1,15 +1,18 @@
-"""VGG by torchvision's layer plan, at any width, depth and input size.
+"""VGG, layer for layer torchvision's, at any width, depth and input size.
 
 model = vgg16(10, width=0.25, batch_norm=True, generator=torch.Generator().manual_seed(1))
 """
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-PLANS = {11: "A", 13: "B", 16: "D", 19: "E"}
+# convolutions in each block (Simonyan & Zisserman 2015, table 1: A, B, D, E), and their channels
+PLANS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+CHANNELS = (64, 128, 256, 512, 512)
 INITS = ("study", "pytorch", "torchvision", "kaiming_fan_in", "normal_head")
 
 
@@ -43,8 +46,6 @@ def vgg16(
     section 1); "pytorch": PyTorch's defaults throughout; "torchvision": linear layers N(0, .01) and
     bias 0; "kaiming_fan_in": "study" with fan-in; "normal_head": "study" with the head N(0, .01).
     All numbers are drawn from `generator` (seed 0 if None), never from the global one."""
-    from torchvision.models.vgg import cfgs
-
     if image_size < 32:
         raise ValueError(
             f"image_size {image_size}: VGG halves the image five times, expected at least 32"
@@ -58,29 +59,32 @@ def vgg16(
         devices=[]
     ):  # torch's constructors draw weights of their own, at once drawn anew
         model = VGG(
-            *_layers(cfgs[PLANS[depth]], n_classes, width, batch_norm, image_size, classifier)
+            *_layers(PLANS[depth], n_classes, width, batch_norm, image_size, classifier)
         )
     initialise(model, init, generator or torch.Generator().manual_seed(0))
     return model.to(memory_format=torch.channels_last)
 
 
 def _layers(
-    plan: list, n_classes: int, width: float, batch_norm: bool, image_size: int, classifier: str
+    plan: Sequence[int],
+    n_classes: int,
+    width: float,
+    batch_norm: bool,
+    image_size: int,
+    classifier: str,
 ) -> tuple[nn.Sequential, nn.Module]:
-    """Named features and head; plan: channel counts and "M" for pooling."""
+    """Named features and head; plan: how many convolutions each block has."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    channels, block, place = 3, 1, 1
-    for item in plan:
-        if item == "M":
-            layers[f"pool{block}"] = nn.MaxPool2d(2)
-            block, place = block + 1, 1
-            continue
-        wide = max(1, round(item * width))
-        layers[f"conv{block}_{place}"] = nn.Conv2d(channels, wide, 3, padding=1)
-        if batch_norm:
-            layers[f"bn{block}_{place}"] = nn.BatchNorm2d(wide)
-        layers[f"relu{block}_{place}"] = nn.ReLU(inplace=True)
-        channels, place = wide, place + 1
+    channels = 3
+    for block, (count, full) in enumerate(zip(plan, CHANNELS), 1):
+        wide = max(1, round(full * width))
+        for place in range(1, count + 1):
+            layers[f"conv{block}_{place}"] = nn.Conv2d(channels, wide, 3, padding=1)
+            if batch_norm:
+                layers[f"bn{block}_{place}"] = nn.BatchNorm2d(wide)
+            layers[f"relu{block}_{place}"] = nn.ReLU(inplace=True)
+            channels = wide
+        layers[f"pool{block}"] = nn.MaxPool2d(2)
     flat = channels * (image_size // 32) ** 2
     if classifier == "linear":
         head: nn.Module = nn.Linear(flat, n_classes)

@@ -301,14 +301,16 @@ def _picture(path: Path, name: str, shown: Shown, says: str) -> Picture:
     return Picture(name, *more)
 
 
-def pictures(folder: Path, name: str) -> dict[str, Picture]:
+def pictures(folder: Path, name: str, again: bool = True) -> dict[str, Picture]:
     """Every figure of a profile's results: those that come from tables drawn from them, the others
-    from its figures. name: what the setting is called."""
+    from its figures. name: what the setting is called; again False: what is there was drawn from
+    these tables by this code, so that only a figure which shows the name is drawn."""
     read, found = reader(folder), {}
     says, there = answers.conclusions(read), {p.stem: p for p in folder.glob("figures/*.png")}
     with tempfile.TemporaryDirectory() as temporary:
+        kept = () if again else set(there) - {"forest"}
         try:
-            drawn = figures.from_tables(read) | readings.from_tables(read)
+            drawn = figures.from_tables(read, kept) | readings.from_tables(read)
         except FileNotFoundError:  # an older record, without names: it has its figures on disk
             drawn = {}
         if "forest" in drawn:

@@ -9,6 +9,7 @@ the hash of the executed notebook, once that is written too, and decides by it w
 notebook run by hand is run again, from finished products. No torch here."""
 
 import ast
+import gc
 import json
 import logging
 import time
@@ -127,6 +128,7 @@ class Session:
             "tables and figures of "
             f"profile {self.profile.name}"
         )
+        gc.freeze()  # a kernel that ends need not collect torch's modules, which takes a second
 
 
 def begin(notebook: str, profile: str, seeds: str = "", data: str = "") -> Session:

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
+from scipy.special import stdtr, stdtrit  # Student's t; all of scipy.stats takes a second to import
 
 ALPHA = 0.05  # of every test; intervals are at 1 - ALPHA unless Holm asks for more
 MARGIN = 0.01  # one point: what a difference must reach to matter (section 5)
@@ -163,7 +162,7 @@ def _t_interval(values, level: float, spread) -> tuple[float, float, float, int]
     n, mean = len(x), float(x.mean()) if len(x) else np.nan
     if n < 2:
         return mean, np.nan, np.nan, n
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * x.std(ddof=1) * spread(n))
+    half = float(stdtrit(n - 1, (1 + level) / 2) * x.std(ddof=1) * spread(n))
     return mean, mean - half, mean + half, n
 
 
@@ -187,7 +186,7 @@ def t_test(values) -> float:
     if np.ptp(x) == 0:  # no spread to divide by
         return float(x[0] == 0)
     statistic = x.mean() / (x.std(ddof=1) / np.sqrt(len(x)))
-    return float(2 * stats.t.sf(abs(statistic), len(x) - 1))
+    return float(2 * stdtr(len(x) - 1, -abs(statistic)))
 
 
 def sign_flip(differences) -> float:
@@ -211,6 +210,8 @@ def sign_flip(differences) -> float:
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm-adjusted p values, in the order given. A NaN (a test that could not be made) stays NaN
     and still counts in the family: its size was fixed before the run."""
+    from statsmodels.stats.multitest import multipletests
+
     p = np.asarray(p_values, float)
     adjusted = multipletests(np.where(np.isnan(p), 1.0, p), ALPHA, "holm")[1]
     return np.where(np.isnan(p), np.nan, adjusted)
@@ -324,7 +325,9 @@ def page_l(table: pd.DataFrame, falling: bool = False) -> tuple[float, float]:
     its nature. NaN below two seeds."""
     if len(table) < 2:
         return np.nan, np.nan
-    found = stats.page_trend_test(table.to_numpy()[:, ::-1] if falling else table.to_numpy())
+    from scipy.stats import page_trend_test
+
+    found = page_trend_test(table.to_numpy()[:, ::-1] if falling else table.to_numpy())
     return float(found.statistic), float(found.pvalue)
 
 

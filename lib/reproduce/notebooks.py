@@ -264,7 +264,8 @@ def _report(profile: Profile) -> None:
     `report/`."""
     from nbconvert import HTMLExporter
 
-    from lib.report.page import name_of, page
+    from lib.report import figures
+    from lib.report.page import name_of, page, pictures
 
     results, exporter = results_dir(profile.name), HTMLExporter(exclude_input_prompt=True)
     pages = {}
@@ -273,6 +274,8 @@ def _report(profile: Profile) -> None:
         if source.exists():
             pages[f"{notebook}.html"], _ = exporter.from_filename(str(source))
     beside = {name.removesuffix(".html"): name for name in pages}
-    pages["index.html"] = page(results, name_of(profile), profile.about, beside)
+    figures.use_style()
+    drawn = pictures(results, name_of(profile), again=False)
+    pages["index.html"] = page(results, name_of(profile), profile.about, beside, drawn)
     for name, text in pages.items():
         write_atomically(results / "report" / name, lambda p, text=text: p.write_text(text))

@@ -272,7 +272,7 @@ def image(path: str = "", size: int = 32) -> np.ndarray:
     of scikit-learn's digits."""
     if path:
         return data_room.open_image(Path(path), size).transpose(2, 0, 1)
-    return data_room.load("digits", image_size=size).x[0].numpy()
+    return data_room.load("digits", materials.data_root(), size).x[0].numpy()
 
 
 def here(profile: Profile, seed: int) -> Showcase:

@@ -7,7 +7,7 @@ No figure knows a ranking by name: colours follow the families of the table of a
 order are its own. Colours are Okabe and Ito's (distinguishable with any colour vision) and shades
 of them; every label also has a marker of its own. In a dark style lines and words turn light."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -69,9 +69,11 @@ __all__ = [
 ]
 
 
-def from_tables(read: Callable[[str], pd.DataFrame]) -> dict[str, Figure]:
-    """Every figure that needs tables only, by name. `read(name)` gives a table; missing ones leave
-    their figure out. Raises FileNotFoundError for a record older than the tables of arms and
+def from_tables(
+    read: Callable[[str], pd.DataFrame], but: Collection[str] = ()
+) -> dict[str, Figure]:
+    """Every figure that needs tables only, by name, but for those named. `read(name)` gives a
+    table; missing ones leave their figure out. Raises FileNotFoundError for a record older than the tables of arms and
     rankings, which say what things are called."""
 
     def table(name):
@@ -128,6 +130,6 @@ def from_tables(read: Callable[[str], pd.DataFrame]) -> dict[str, Figure]:
             lambda t: sanity(t, table("deletion"), table("alike"), of_examined(runs, t)),
         ),
     ):
-        if len(source):
+        if len(source) and name not in but:
             drawn[name] = draw(source)
     return drawn

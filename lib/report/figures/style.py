@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import Bbox
 from PIL import Image
-from scipy.optimize import isotonic_regression
 
 DPI = 200  # of every PNG
 STYLE = {
@@ -283,6 +282,8 @@ def whole_numbers(ax) -> None:
 def spread(places: Sequence[float], gap: float) -> np.ndarray:
     """Ascending places in [0, 1] moved as little as can be (least squares) until neighbours are a
     gap apart; all stay in [0, 1] if there is room."""
+    from scipy.optimize import isotonic_regression
+
     steps = gap * np.arange(len(places))
     moved = isotonic_regression(np.asarray(places) - steps).x
     return np.clip(moved, 0, max(0, 1 - steps[-1])) + steps
