@@ -58,9 +58,7 @@ def vgg16(
     with torch.random.fork_rng(
         devices=[]
     ):  # torch's constructors draw weights of their own, at once drawn anew
-        model = VGG(
-            *_layers(PLANS[depth], n_classes, width, batch_norm, image_size, classifier)
-        )
+        model = VGG(*_layers(PLANS[depth], n_classes, width, batch_norm, image_size, classifier))
     initialise(model, init, generator or torch.Generator().manual_seed(0))
     return model.to(memory_format=torch.channels_last)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit  # Student's t; all of scipy.stats takes a second to import
+from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a second to import
 
 ALPHA = 0.05  # of every test; intervals are at 1 - ALPHA unless Holm asks for more
 MARGIN = 0.01  # one point: what a difference must reach to matter (section 5)

@@ -8,8 +8,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 from lib.report.session import (
@@ -28,6 +30,10 @@ from lib.study.profile import ROOT, Profile
 from lib.study.store import JSON, file_hash, holding, results_dir, sweep, write_atomically
 
 SHORT = 60  # characters: the system allows about 100 for the path of a socket
+AS_ALL = [  # of a kernel: nothing kept of what was typed, and what every notebook imports
+    "--HistoryManager.hist_file=:memory:",
+    "--IPKernelApp.exec_lines=import matplotlib.figure, pandas, pydantic, scipy.special, torch",
+]
 SOCKETS = re.compile(r"(?P<name>kernel)-(?P<pid>\d+)-\w+")
 
 
@@ -52,12 +58,13 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
             check(profile)  # whatever is wrong is told of before a notebook starts
             print(forecast(profile), flush=True)
             _say_whose_seeds(profile)
-        for notebook in wanted:
-            # asked again: an earlier notebook's outputs may have changed
-            if is_current(notebook, profile):
-                print(f"{notebook}: current")
-                continue
-            _execute(notebook, profile, arguments)
+        with _kernels() as kernel:
+            for notebook in wanted:
+                # asked again: an earlier notebook's outputs may have changed
+                if is_current(notebook, profile):
+                    print(f"{notebook}: current")
+                    continue
+                _execute(notebook, profile, arguments, partial(kernel, notebook != wanted[-1]))
         make_report(profile)
     print(
         f"profile {profile.name}: done in {(time.time() - start) / 60:.1f} min; results in "
@@ -90,9 +97,11 @@ def _say_whose_seeds(profile: Profile) -> None:
         )
 
 
-def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> None:
+def _execute(
+    notebook: str, profile: Profile, arguments: argparse.Namespace, kernel: Callable
+) -> None:
     """One notebook through papermill, its output streamed; success is its manifest, not papermill's
-    word."""
+    word. kernel(): inside it, a kernel that is there already."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -109,12 +118,12 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
     for attempt in (1, 2, 3):
         try:
             log = results / "log.txt"
-            with _told_of_interruption(), _sockets() as talk, _following(log):
-                talk.NotebookClient.store_widget_state = False  # nobody can move them there
+            with _told_of_interruption(), kernel() as running, _following(log):
                 papermill.execute_notebook(
                     str(source_of(notebook)),
                     str(folder / "notebook.ipynb"),
                     parameters,
+                    km=running,
                     kernel_name="python3",
                     cwd=str(ROOT),
                     progress_bar=False,
@@ -122,7 +131,7 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
                     stdout_file=sys.stdout,
                     stderr_file=sys.stderr,
                     coalesce_streams=True,
-                    config=talk,
+                    store_widget_state=False,  # nobody can move them there
                 )
             break
         except papermill.PapermillExecutionError as error:
@@ -151,21 +160,65 @@ def _execute(notebook: str, profile: Profile, arguments: argparse.Namespace) -> 
 
 
 @contextmanager
-def _sockets() -> Iterator:
-    """How papermill talks with a kernel: through files, not ports, so that there is nothing to
-    collide and nothing for others to listen to; through ports where no folder has a path short
-    enough."""
-    from traitlets.config import Config
+def _kernels() -> Iterator[Callable]:
+    """kernel(more) gives one kernel after another, each inside a context of its own; while one runs
+    the next is started, if there is to be more: what all notebooks import takes it seconds."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_core.utils import run_sync
 
+    class Kernel(AsyncKernelManager):
+        talks = None
+
+        def client(self, **given):
+            self.talks = super().client(**given)
+            return self.talks
+
+        def end(self) -> None:
+            """At once: what it has finished is on disk."""
+            if self.talks is not None:
+                self.talks.stop_channels()
+            run_sync(self.shutdown_kernel)(now=True)
+
+    waiting: list[Kernel] = []
+    with _sockets() as talk:
+
+        def start() -> Kernel:
+            started = Kernel(kernel_name="python3", **talk())
+            run_sync(started.start_kernel)(cwd=str(ROOT), extra_arguments=AS_ALL)
+            return started
+
+        @contextmanager
+        def kernel(more: bool) -> Iterator[Kernel]:
+            running = waiting.pop() if waiting else start()
+            try:
+                if more:
+                    waiting.append(start())
+                yield running
+            finally:
+                running.end()
+
+        try:
+            yield kernel
+        finally:
+            for started in waiting:
+                started.end()
+
+
+@contextmanager
+def _sockets() -> Iterator[Callable[[], dict[str, str]]]:
+    """How to talk with a kernel, told to each: through files, not ports, so that there is nothing
+    to collide and nothing for others to listen to; through ports where no folder has a path short
+    enough."""
     places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
     place = next((p for p in places if len(p) <= SHORT and os.access(p, os.W_OK)), None)
     if place is None:
-        yield Config()
+        yield dict
         return
     sweep(Path(place), SOCKETS, deep=False)
     prefix = f"kernel-{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as sockets:
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}})
+        numbers = count()
+        yield lambda: {"transport": "ipc", "ip": f"{sockets}/{next(numbers)}"}
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def _alone(profile: Profile, recipe: Candidate) -> Profile:
 
 
 def learn(profile: Profile, workers: int | None = None) -> None:
-    """Train task 1 under one candidate after another on the tuning seeds, where it is still missing,
+    """Train task 1 under one candidate after another on the tuning seeds, where it is missing,
     until as many learn as are wanted: no later one would be taken. ValueError for a profile that
     names no candidate."""
     if not profile.readings.recipes:

@@ -73,8 +73,8 @@ def from_tables(
     read: Callable[[str], pd.DataFrame], but: Collection[str] = ()
 ) -> dict[str, Figure]:
     """Every figure that needs tables only, by name, but for those named. `read(name)` gives a
-    table; missing ones leave their figure out. Raises FileNotFoundError for a record older than the tables of arms and
-    rankings, which say what things are called."""
+    table; missing ones leave their figure out. Raises FileNotFoundError for a record older than the
+    tables of arms and rankings, which say what things are called."""
 
     def table(name):
         try:
