@@ -1,6 +1,7 @@
 """The claims of a made-up study with known answers, and of the published record byte for byte."""
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -273,6 +274,16 @@ def test_curves_without_common_range_are_a_row_without_seeds():
     runs.loc[runs["ranking"] == "random", "acc2"] -= 0.9
     row = claims(runs, pd.DataFrame(), pd.DataFrame()).set_index("claim").loc["C2b-random"]
     assert row["n"] == 0 and row["verdict"] == "undecided (n = 0)" and np.isnan(row["estimate"])
+
+
+def test_at_one_fraction_there_is_no_curve_to_compare():
+    runs = study()
+    points = runs[(runs["ranking"] != "mse") | (runs["fraction"] == 0.5)]
+    found = claims(points, joint_accuracy(), controls(), overlaps())["claim"].tolist()
+    left_out = {"C1-acc1", "C1-acc2", "C2b-random"}
+    assert found == [
+        name for name in EXPECTED if name not in left_out and not re.search(r"C4-.*\d$", name)
+    ]
 
 
 def test_claims_survive_csv_and_refuse_two_settings():

@@ -97,6 +97,17 @@ def test_the_first_sentence_says_the_verdict_with_its_numbers(made):
     assert "; freezing every filter keeps 30.0 [30.0, 30.0 at 95 %] points more" in text
 
 
+def test_the_forest_of_a_single_mark_says_its_difference_not_a_range():
+    runs = study()
+    half = runs[(runs["fraction"] != 0.25) & (runs["fraction"] != 0.75)]
+    assert re.fullmatch(
+        r"The mean difference is \+5\.0 \[\+\d\.\d, \+\d\.\d\] points\.", answers.of_forest(half)
+    )
+    one = half[half["seed"] == 1]
+    assert re.fullmatch(r"The mean difference is \+\d\.\d points\.", answers.of_forest(one))
+    assert answers.of_forest(runs).startswith("The mean differences run from ")
+
+
 @pytest.mark.parametrize(
     "verdict, words",
     [

@@ -678,6 +678,9 @@ def of_forest(runs: pd.DataFrame) -> str:
     found = [interval(values) for _, values in groups]
     if not found:
         return ""
+    if len(found) == 1:
+        names = "estimate", "low", "high", "n"
+        return f"The mean difference is {bounded(dict(zip(names, found[0])), POINTS)} points."
     means = [POINTS.write(mean) for mean in (min(f[0] for f in found), max(f[0] for f in found))]
     above, below = (sum(ends) for ends in zip(*((f[1] > 0, f[2] < 0) for f in found)))
     single = sum(n < 2 for *_, n in found)

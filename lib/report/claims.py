@@ -227,8 +227,10 @@ def difference(tables: Tables, arm_a: Arm, arm_b: Arm) -> pd.Series:
 
 
 def between_curves(tables: Tables, arm_a: Arm, arm_b: Arm) -> pd.Series:
-    """Mean height in acc1 of a's curve over b's at equal acc2."""
-    return curve_distances(arm_curves(tables.runs, arm_a), arm_curves(tables.runs, arm_b))
+    """Mean height in acc1 of a's curve over b's at equal acc2; empty where an arm was run at one
+    fraction alone, whose curve is a point."""
+    a, b = (arm_curves(tables.runs, arm) for arm in (arm_a, arm_b))
+    return curve_distances(*({k: c for k, c in one.items() if len(c) > 1} for one in (a, b)))
 
 
 def over_control(control: str) -> Callable:

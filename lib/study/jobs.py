@@ -130,11 +130,13 @@ def fulfil(
     """Do all that is missing of these kinds, one kind after the other, each side by side; progress
     goes to the output and into `<results>/log.txt` (see `lib.study.engine`), after a line that says
     which paths this machine gets."""
+    told = engine.chosen() != "local"  # a cluster says it of its own
     with engine.workers_kept():
         for kind in kinds:
             if todo := jobs(profile, kind, show):
-                if engine.chosen() == "local":
+                if not told:
                     engine.say(_paths(profile))
+                    told = True
                 log = results_dir(profile.name) / "log.txt"
                 with watching(len(todo), kind.replace("_", " ")):
                     engine.side_by_side(todo, Making(profile), log, workers)
