@@ -464,6 +464,10 @@ WIDE = (  # what sticks out of a window so wide and does not scroll in a box of 
     "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && "
     "e.getBoundingClientRect().right > {} + 1).map(e => e.outerHTML.slice(0, 80))"
 )
+CUT = (  # tables of which a part is out of sight until they are scrolled
+    "[...document.querySelectorAll('.scroll')].filter(e => e.querySelector('table') && "
+    "e.scrollWidth > e.clientWidth + 1).map(e => e.getAttribute('aria-label'))"
+)
 DEAD = (
     "[...document.querySelectorAll('a[href^=\"#\"]')].map(a => a.getAttribute('href'))"
     ".filter(h => !document.getElementById(h.slice(1)))"
@@ -485,7 +489,7 @@ def test_a_browser_shows_the_pages_without_complaint(compact, tmp_path):
                 for dark in (False, True):
                     browser.open(tmp_path / f"{name}.html", width, dark)
                     assert browser.run("document.documentElement.scrollWidth") <= width
-                    for script in (WIDE.format(width), DEAD, BLIND):
+                    for script in (WIDE.format(width), CUT, DEAD, BLIND):
                         assert browser.run(script) == [], (name, width, dark)
                     found.add(browser.run(COLOUR))
                 assert len(found) == 2  # light and dark
@@ -494,11 +498,13 @@ def test_a_browser_shows_the_pages_without_complaint(compact, tmp_path):
         broken = compact.replace(
             "<h1>", '<a href="#nowhere">x</a><div style="width:600px">x</div><h1>'
         )
+        broken = broken.replace("</style>", ".wide { min-width: 800px !important; }</style>")
         broken = broken.replace("</main>", "<script>oops()</script></main>")
         (tmp_path / "broken.html").write_text(broken)
         browser.open(tmp_path / "broken.html", 390)
         assert browser.run("document.documentElement.scrollWidth") > 390
-        assert browser.run(DEAD) == ["#nowhere"] and browser.run(WIDE.format(390))
+        assert browser.run(DEAD) == ["#nowhere"]
+        assert browser.run(CUT) and browser.run(WIDE.format(390))
         assert browser.said
 
 
