@@ -196,6 +196,31 @@ def test_one_seed_of_each_reading_tells_nothing():
     assert shown.sentence(found).endswith("With 1 seed of each, nothing can be said of any one.")
 
 
+def test_an_unfinished_grid_says_how_many_seeds_each_reading_has():
+    rows = rows_of(0.03, -0.02, 0.0, seeds=(21, 22), wobble=0.01)
+    found = shown.by_reading(rows[:-1])  # the last reading lacks its second seed
+    assert sorted(found["n"]) == [1, 2, 2]
+    assert "With 1 or 2 seeds of each, about" in shown.sentence(found)
+
+
+def test_a_published_grid_is_in_the_overview_and_in_the_answer_but_is_no_setting(tmp_path):
+    from lib.report import page, readme
+
+    tables = tmp_path / "compact_readings/tables"
+    tables.mkdir(parents=True)
+    (tmp_path / "compact_readings/runs").mkdir()
+    (tmp_path / "compact/runs").mkdir(parents=True)
+    assert page.published_grid(tmp_path) is None
+    rows_of(0.03, -0.02, wobble=0.01).to_csv(tables / "readings.csv", index=False)
+    assert page.published_settings(tmp_path) == ([], ["compact, one head"])  # which has no tables
+    said = "Of 2 readings of the paper, 1 keep on average"
+    assert (grid := page.published_grid(tmp_path))[1].startswith(said)
+    text = page.overview([], grid=grid)
+    assert text.count(said) == 2 and 'id="figure-readings"' in text  # the answer, the caption
+    assert 'id="readings"' not in page.overview([])
+    assert readme._answer(tmp_path) == f"{readme.NOTHING}\n"
+
+
 def test_the_curve_shows_every_seed_every_choice_and_what_is_far(tmp_path):
     rows = rows_of(0.03, -0.02, 0.009, wobble=0.01)
     figures.use_style()

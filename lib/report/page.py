@@ -207,6 +207,7 @@ class Setting(NamedTuple):
     href: str = ""
 
 
+GRID = "*/tables/readings.csv"  # of the profile that runs one; it has no other results
 # the settings the study is about, in this order; others follow them
 SHOWN = ("compact_two_heads", "paper_two_heads", "paper_batch_norm", "compact", "paper")
 
@@ -219,7 +220,16 @@ def published_settings(published: Path) -> tuple[list[Setting], list[str]]:
     profiles = [load(name) for name in names if (ROOT / f"profiles/{name}.yaml").exists()]
     ready = [p for p in profiles if (published / p.name / "tables/runs.csv").exists()]
     found = [Setting(published / p.name, name_of(p), p.about, f"{p.name}.html") for p in ready]
-    return found, [name_of(p) for p in profiles if p not in ready]
+    grids = {path.parent.parent.name for path in published.glob(GRID)}
+    return found, [name_of(p) for p in profiles if p not in ready and p.name not in grids]
+
+
+def published_grid(published: Path) -> tuple[Figure, str] | None:
+    """The published grid of readings, drawn, and what it tells; None if there is none."""
+    for path in sorted(published.glob(GRID)):
+        rows = pd.read_csv(path)
+        return readings.figure(rows), readings.sentence(readings.by_reading(rows))
+    return None
 
 
 def alike(settings: Sequence[Setting]) -> list[Setting]:
@@ -425,10 +435,12 @@ def overview(
     settings: Sequence[Setting],
     waiting: Sequence[str] = (),
     drawn: Mapping[str, dict[str, Picture]] | None = None,
+    grid: tuple[Figure, str] | None = None,
 ) -> str:
     """One self-contained HTML page over several settings. waiting: names of settings that are
     recorded in part and have no tables yet; drawn: their `pictures` by name, if they are drawn
-    already. Answer and forest are over the settings that share the first one's data."""
+    already; grid: the readings of the paper, drawn, and what they tell. Answer and forest are over
+    the settings that share the first one's data."""
     figures.use_style()
     reads = {s.name: reader(s.folder) for s in settings}
     claims = {name: _claims(read) for name, read in reads.items()}
@@ -437,8 +449,9 @@ def overview(
     own = drawn or {s.name: pictures(s.folder, s.name) for s in settings}
     first = next((shown for shown in own.values() if "saliency_gallery" in shown), {})
     shown = {name: first[name] for name in FIRST[1:] if name in first}
-    if found := common_forest(alike(settings)):
-        shown["forest"] = _drawn(*found)
+    for name, found in (("forest", common_forest(alike(settings))), ("readings", grid)):
+        if found:
+            shown[name] = _drawn(name, *found)
     lines = []
     for setting in settings:
         read = reads[setting.name]
@@ -466,6 +479,7 @@ def overview(
         sections={
             "answer": "The answer",
             "settings": "Settings and verdicts",
+            **({"readings": "Which reading of the paper, if any?"} if grid else {}),
             "primer": "Five ideas in short",
             "planes": "Kept against learned, by setting",
             "use": "What should I use?",
@@ -474,7 +488,7 @@ def overview(
             "glossary": "Words",
         },
         near=paper.nearest(paper.nearness(runs)),
-        sentences=answer_over(alike(settings)),
+        sentences=answer_over(alike(settings)) + ([grid[1]] if grid else []),
         pictures=shown,
         rest=planes,
         settings=lines,
@@ -483,8 +497,7 @@ def overview(
     )
 
 
-def _drawn(figure: Figure, says: str) -> Picture:
-    """The forest as the page holds it."""
+def _drawn(name: str, figure: Figure, says: str) -> Picture:
+    """A figure over settings as the page holds it."""
     with tempfile.TemporaryDirectory() as folder:
-        path = figures.save(figure, Path(folder), "forest")[0]
-        return _picture(path, "forest", FIGURES["forest"], says)
+        return _picture(figures.save(figure, Path(folder), name)[0], name, FIGURES[name], says)

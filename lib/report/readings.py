@@ -71,7 +71,8 @@ def sentence(found: pd.DataFrame) -> str:
         f"the first task than freezing as many filters at random, {below} at least {points} less, "
         f"and {len(found) - above - below} lie between"
     )
-    luck, seeds = by_luck(found), " / ".join(f"{n}" for n in sorted(found["n"].unique()))
+    luck, numbers = by_luck(found), sorted(found["n"].unique())
+    seeds = " or ".join(f"{n}" for n in numbers)
     if np.isnan(luck):
         return f"{said}. With {seeds} seed of each, nothing can be said of any one."
     sure, chance = int((found["low"] > 0).sum()), len(found) * ALPHA / 2

@@ -22,6 +22,7 @@ from lib.report.page import (
     answer_over,
     common_forest,
     name_of,
+    published_grid,
     published_settings,
     reader,
 )
@@ -49,7 +50,9 @@ def _answer(published: Path) -> str:
     found = common_forest(settings)
     if not settings:
         return f"{NOTHING}\n"
-    said = "".join(f"- {sentence}\n" for sentence in answer_over(settings))
+    grid = published_grid(published)
+    sentences = answer_over(settings) + ([grid[1]] if grid else [])
+    said = "".join(f"- {sentence}\n" for sentence in sentences)
     if not found:
         return said
     shown = FIGURES["forest"]

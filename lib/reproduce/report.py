@@ -10,7 +10,15 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib.report.page import Picture, name_of, overview, page, pictures, published_settings
+from lib.report.page import (
+    Picture,
+    name_of,
+    overview,
+    page,
+    pictures,
+    published_grid,
+    published_settings,
+)
 from lib.report.session import NOTEBOOKS
 from lib.reproduce import record
 from lib.reproduce.notebooks import make_report
@@ -63,7 +71,8 @@ def of_record() -> Iterator[Path]:
     for setting in settings:
         drawn[setting.name] = pictures(setting.folder, setting.name)
         yield of_published(load(setting.folder.name), drawn[setting.name])
-    yield _write("index.html", overview(settings, waiting, drawn))
+    grid = published_grid(record.PUBLISHED)
+    yield _write("index.html", overview(settings, waiting, drawn, grid))
 
 
 def _has_tables(profile: Profile) -> bool:

@@ -48,7 +48,6 @@ def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
     """The tables that follow from published rows, which are put back into a store of their own:
     what notebooks 01, 03 and 04 write of all seeds, and 06 of those examined."""
     from lib.study import examined, tables, tuning
-    from lib.study import readings as grid
     from lib.study.arms import rankings_table
     from lib.study.products import PRODUCTS
 
@@ -66,9 +65,17 @@ def from_rows(profile: Profile) -> dict[str, pd.DataFrame]:
         found |= examined.tables(profile)
         if profile.tuning.grids and (tuned := tuning.table(profile)):
             found["tuning"] = tuned
-        if profile.readings.recipes and (read := grid.table(profile)):
-            found |= {"readings": read, "recipes": grid.recipes_table(profile)}
     found["rankings"] = rankings_table(profile)
+    return {name: pd.DataFrame(rows) for name, rows in found.items()}
+
+
+def of_grid(profile: Profile) -> dict[str, pd.DataFrame]:
+    """The two tables of a grid of readings, from published rows likewise: it has no others."""
+    from lib.study import readings as grid
+
+    with _own_results():
+        restore(profile, argparse.Namespace())
+        found = {"readings": grid.table(profile), "recipes": grid.recipes_table(profile)}
     return {name: pd.DataFrame(rows) for name, rows in found.items()}
 
 
@@ -89,7 +96,7 @@ def _own_results() -> Iterator[None]:
 def made_anew(profile: Profile, folder: Path) -> dict[Path, bytes]:
     """What the record of a profile holds by today's code: path -> bytes, only of files that are
     there or that follow from rows."""
-    tables = from_rows(profile)
+    tables = of_grid(profile) if profile.readings.recipes else from_rows(profile)
 
     def read(name: str) -> pd.DataFrame:
         if name in tables:  # as a reader of the file sees it
@@ -99,7 +106,8 @@ def made_anew(profile: Profile, folder: Path) -> dict[Path, bytes]:
             return pd.DataFrame()
         return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
 
-    tables |= derived(read, profile)
+    if "runs" in tables:
+        tables |= derived(read, profile)
     files = {Path("tables", f"{name}.csv"): _csv(table) for name, table in tables.items()}
     figures.use_style()
     with tempfile.TemporaryDirectory() as drawn:
