@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from lib.report import answers, page, statistics, words
+from lib.report.answers import lines
 from lib.report.claims import NO_ROOM, claims
 from lib.report.statistics import summary
 from lib.reproduce import __main__ as reproduce
@@ -288,8 +289,8 @@ def test_costs_are_taken_seed_by_seed():
     arms = pd.DataFrame({"arm": ["tune", "a/b"], "family": ["finetune", "x"]})
     runs = ["tune/1/x", "tune/2/y", "a/b/1/x", "a/b/2/y"]
     timing = pd.DataFrame({"run": runs, "seconds": [10.0, 100.0, 20.0, 300.0]})
-    assert answers._costs(arms, timing) == {"tune": "1.0 ×", "a/b": "2.5 ×"}
-    assert answers._costs(arms.iloc[1:], timing) == {}
+    assert lines._costs(arms, timing) == {"tune": "1.0 ×", "a/b": "2.5 ×"}
+    assert lines._costs(arms.iloc[1:], timing) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,168 @@
+"""What each figure lets one conclude: a sentence with numbers, of its tables."""
+
+import numpy as np
+import pandas as pd
+
+from lib.report import readings
+from lib.report.answers.numbers import POINTS, Read, bounded, listed, unit_of, unsigned
+from lib.report.answers.sentences import of_the_map
+from lib.report.figures import chance_differences
+from lib.report.statistics import FINE_TUNE, interval, pick, rows_of
+from lib.report.words import plain
+
+
+def conclusions(read: Read) -> dict[str, str]:
+    """Figure -> what its tables say, in a sentence with numbers; figures whose tables are not there
+    are left out."""
+    said = {}
+    for name, (tables, tell) in TOLD.items():
+        try:
+            found = [read(table) for table in tables]
+        except FileNotFoundError:
+            continue
+        if all(len(table) for table in found) and (sentence := tell(*found)):
+            said[name] = sentence
+    return said
+
+
+def of_forest(runs: pd.DataFrame) -> str:
+    """The spread of the main differences, and how many intervals leave zero to one side."""
+    groups = chance_differences(runs).groupby(["profile", "fraction"])["difference"]
+    found = [interval(values) for _, values in groups]
+    if not found:
+        return ""
+    if len(found) == 1:
+        names = "estimate", "low", "high", "n"
+        return f"The mean difference is {bounded(dict(zip(names, found[0])), POINTS)} points."
+    means = [POINTS.write(mean) for mean in (min(f[0] for f in found), max(f[0] for f in found))]
+    above, below = (sum(ends) for ends in zip(*((f[1] > 0, f[2] < 0) for f in found)))
+    single = sum(n < 2 for *_, n in found)
+    words = f", {single} have one seed and no interval" if single else ""
+    return (
+        f"The mean differences run from {means[0]} to {means[1]} points; of {len(found)}, {above} "
+        f"have an interval wholly above zero, {below} wholly below{words}."
+    )
+
+
+def _of_plane(claims: pd.DataFrame) -> str:
+    table, parts = claims.set_index("claim"), []
+    for claim, other in (
+        ("C2b-random", "random freezing"),
+        ("C2b-trajectory", "fine-tuning stopped early"),
+        ("C2b-interpolation", "the straight line of weights"),
+    ):
+        if claim in table.index and pd.notna(table.loc[claim, "estimate"]):
+            row = table.loc[claim]
+            place = "above" if row["estimate"] >= 0 else "below"
+            sign = 1 if row["estimate"] >= 0 else -1
+            parts.append(f"{bounded(row, unsigned(POINTS), sign=sign)} points {place} {other}")
+    return (
+        (
+            f"At equal accuracy on task 2, freezing by explanation lies {listed(parts)} in "
+            "accuracy on task 1."
+        )
+        if parts
+        else ""
+    )
+
+
+def _of_epochs(runs: pd.DataFrame, accuracy: pd.DataFrame) -> str:
+    tuned = pick(runs, FINE_TUNE)
+    rows = rows_of(runs, FINE_TUNE, accuracy)
+    rows = rows[(rows["task"] == "task1") & (rows["round"] == 2)] if len(rows) else rows
+    if rows.empty or "acc1_before" not in tuned:
+        return ""
+    start, means = tuned["acc1_before"].mean(), rows.groupby("epoch")["accuracy"].mean()
+    return (
+        f"Fine-tuning starts from {plain(start)} on task 1, has {plain(means.iloc[0])} after one "
+        f"epoch of task 2 and {plain(means.iloc[-1])} after the last."
+    )
+
+
+def _of_retained(summary: pd.DataFrame) -> str:
+    part = summary.dropna(subset=["retained"])
+    if part.empty:
+        return ""
+    best = part.loc[part["retained"].idxmax()]
+    return (
+        f"Most is retained by {best['arm']}: {100 * best['retained']:.0f} % of the accuracy above "
+        "chance."
+    )
+
+
+def _of_classes(table: pd.DataFrame) -> str:
+    values = table.drop(columns="class").to_numpy(float)
+    apart = values[~np.eye(len(values), dtype=bool)].mean()
+    return f"Two classes share {apart:.2f} of their choice on average (1 is the same choice)."
+
+
+def _of_filters(table: pd.DataFrame) -> str:
+    first, last = table.iloc[0], table.iloc[-1]
+    return (
+        f"Started from other noise, a filter's picture correlates with itself at "
+        f"{first['correlation']:.2f} in {first['layer']} and {last['correlation']:.2f} in "
+        f"{last['layer']} (1 is the same picture)."
+    )
+
+
+def _of_learning(curves: pd.DataFrame) -> str:
+    last = curves[(curves["task"] == "task1") & (curves["epoch"] == curves["epoch"].max())]
+    return (
+        f"Task 1 ends at {plain(last['accuracy'].mean())} before the second task."
+        if len(last)
+        else ""
+    )
+
+
+def _of_per_class(table: pd.DataFrame) -> str:
+    means = table.groupby("class")["accuracy"].mean()
+    return (
+        f"From {means.idxmin()} ({plain(means.min())}) to {means.idxmax()} "
+        f"({plain(means.max())}): what is forgotten is counted from here."
+    )
+
+
+def _of_examined(claims: pd.DataFrame, claim: str, words: str) -> str:
+    table = claims.set_index("claim")
+    if claim not in table.index:
+        return ""
+    row = table.loc[claim]
+    return f"{words}: {bounded(row, unit_of(claim))}, n = {int(row['n'])}, {row['verdict']}."
+
+
+def _of_atlas(claims: pd.DataFrame) -> str:
+    words = "Rank correlation of the MSE score with the damage, mean of layers"
+    return _of_examined(claims, "C5", words)
+
+
+def _of_reliability(claims: pd.DataFrame) -> str:
+    words = "Rank correlation of the MSE ranking with itself made again, in the worst of four ways"
+    return _of_examined(claims, "C6", words)
+
+
+def _of_budget(table: pd.DataFrame) -> str:
+    whole = table[(table["layer"] == "all") & np.isclose(table["nominal"], 0.5)]
+    shares = whole.set_index("rule")["fraction"]
+    if not {"turns", "union"} <= set(shares.index):
+        return ""
+    return (
+        f"Sharing each layer's budget by turns freezes {100 * shares['turns']:.0f} % where 50 % "
+        f"are asked for; a list for each class, put together, {100 * shares['union']:.0f} %."
+    )
+
+
+TOLD = {  # figure -> its tables, and what tells of them
+    "forest": (("runs",), of_forest),
+    "readings": (("readings",), lambda rows: readings.sentence(readings.by_reading(rows))),
+    "plane": (("claims",), _of_plane),
+    "over_epochs": (("runs", "accuracy"), _of_epochs),
+    "retained": (("summary",), _of_retained),
+    "overlap": (("claims",), of_the_map),
+    "class_overlap": (("class_overlap",), _of_classes),
+    "learning_curves": (("accuracy_task1",), _of_learning),
+    "per_class": (("per_class",), _of_per_class),
+    "filter_grid": (("noise_reliability",), _of_filters),
+    "realised": (("realised",), _of_budget),
+    "atlas": (("claims_examined",), _of_atlas),
+    "reliability": (("claims_examined",), _of_reliability),
+}

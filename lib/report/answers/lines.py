@@ -1,0 +1,297 @@
+"""Rows of a page: verdicts, the paper's tables beside ours, what to use, every task, how it was
+made."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lib.report import paper
+from lib.report.answers.numbers import POINTS, bounded, kind_of, listed, side, unit_of
+from lib.report.claims import OVERLAPS
+from lib.report.statistics import accuracy_matrix, average, heights, interval
+from lib.report.statistics import forgetting as lost_over_rounds
+from lib.report.words import percent, plain, sameness, spread
+
+SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "≈", "undecided": "?", "no": "∅"}
+GROUPS = (  # what claims are about, by their names; every claim is in one
+    ("Does the explanation beat chance?", r"C2-.*|C2b-random"),
+    ("Does it beat learning less, at no cost?", r"C2b-(trajectory|interpolation)"),
+    ("Does the choice depend on the class and on the map?", r"C5[bc].*"),
+    ("Does the score mean anything, and can it be made again?", r"C5|C6.*"),
+    ("Forgetting, and what freezing trades", r"C0|C1.*|C2c.*"),
+    ("Does it beat training both tasks at once?", r"C3.*"),
+    ("Are the paper's numbers in our range?", r"C4.*"),
+    ("Further claims", r".*"),
+)
+KEPT = {  # arms.csv, keeps: what is stored between tasks
+    "nothing": "nothing but the network",
+    "weights": "a copy of the old weights",
+    "importances": "importances of the weights",
+    "images": "images of the first task",
+}
+
+
+# --- verdicts, and the paper's tables -------------------------------------------------------------
+
+
+def spoken(text: str) -> str:
+    """A claim's sentence without short names of columns."""
+    text = text.replace("acc1", "accuracy on task 1").replace("acc2", "accuracy on task 2")
+    return text.replace("mse ranking", "MSE ranking")
+
+
+class Verdict(NamedTuple):
+    """A claim as a line of the page; kind: one of SAYS."""
+
+    claim: str
+    text: str
+    value: str
+    unit: str
+    n: int
+    verdict: str
+    kind: str
+    sign: str
+    room: str
+
+
+def verdict_of(row: pd.Series) -> Verdict:
+    """One line of claims.csv."""
+    unit, kind = unit_of(row["claim"]), kind_of(row["verdict"])
+    room = "" if pd.isna(row.get("headroom")) else bounded(row, POINTS, "headroom", level=False)
+    same = f"; {sameness(row['estimate'])}" if row["claim"] in OVERLAPS else ""
+    value, words = bounded(row, unit), unit.words + same
+    return Verdict(
+        *(row["claim"], spoken(row["text"]), value, words, int(row["n"])),
+        *(row["verdict"], kind, SIGNS.get(kind, ""), room),
+    )
+
+
+def verdicts(claims: pd.DataFrame) -> dict[str, list[Verdict]]:
+    """What claims are about -> their lines, in the order of GROUPS."""
+    found = {title: [] for title, _ in GROUPS}
+    for _, row in claims.iterrows():
+        title = next(t for t, names in GROUPS if re.fullmatch(names, row["claim"]))
+        found[title].append(verdict_of(row))
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def beside_paper(table: pd.DataFrame) -> dict[str, list[dict]]:
+    """The paper's tables beside ours (paper_tables.csv): title -> lines; "" for what it does not
+    say."""
+    table = table.astype(object).where(table.notna(), "")
+    lines = [
+        {
+            **row,
+            **{
+                f"paper {c}": plain(float(row[f"paper {c}"])) if row[f"paper {c}"] != "" else ""
+                for c in ("acc1", "acc2")
+            },
+        }
+        for row in table.to_dict("records")
+    ]
+    return {
+        paper.TITLES.get(name, name): [line for line in lines if line["table"] == name]
+        for name in dict.fromkeys(line["table"] for line in lines)
+    }
+
+
+# --- what should I use ----------------------------------------------------------------------------
+
+
+class Use(NamedTuple):
+    """An arm as something one could use: what it keeps, learns, stores and costs, and how far it
+    lies above the straight line of weights at equal accuracy on task 2 (side: 1 or -1 where the
+    whole interval lies above or below it)."""
+
+    arm: str
+    kept: str
+    learned: str
+    average: float
+    stores: str
+    cost: str
+    n: int
+    height: str = ""
+    side: int = 0
+
+
+HALFWAY = (
+    "weights averaged half and half"  # the middle of the straight line: no training of its own
+)
+JOINT = ("joint20", "joint10", "joint")
+
+
+def uses(
+    arms: pd.DataFrame,
+    summary: pd.DataFrame,
+    timing: pd.DataFrame,
+    runs: pd.DataFrame | None = None,
+    trajectory: pd.DataFrame | None = None,
+) -> list[Use]:
+    """Every arm of the summary, highest average accuracy first, and the middle of the straight line
+    of weights. cost: the median over seeds of a run's time over that of fine-tuning with the same
+    seed, which records the line as well; runs and trajectory: for the height over the line."""
+    lines, cost = arms.set_index("arm"), _costs(arms, timing)
+    none = runs is None or trajectory is None or trajectory.empty
+    above = {} if none else heights(runs, trajectory)
+    found = [] if none else _halfway(trajectory)
+    for _, row in summary.iterrows():
+        line = lines.loc[row["arm"]] if row["arm"] in lines.index else {}
+        joint = line.get("curriculum", "") in JOINT
+        stores = "all images of the first task" if joint else KEPT.get(line.get("keeps"), "")
+        kept, learned, n = _mean(row, "acc1"), _mean(row, "acc2"), int(row["n"])
+        use = Use(row["arm"], kept, learned, row["average"], stores, cost.get(row["arm"], ""), n)
+        found.append(_over_the_line(use, above.get(row["arm"])))
+    return sorted(found, key=lambda use: -use.average)
+
+
+def _costs(arms: pd.DataFrame, timing: pd.DataFrame) -> dict[str, str]:
+    """arm -> `1.3 ×`: its time over fine-tuning's, seed by seed."""
+    run = timing["run"].str.rsplit("/", n=2, expand=True)
+    table = timing.groupby([run[1], run[0]])["seconds"].median().unstack()
+    usual = [a for a in arms.loc[arms["family"] == "finetune", "arm"] if a in table]
+    if not usual:
+        return {}
+    ratio = table.div(table[usual[0]], axis=0).median().dropna()
+    return {arm: f"{value:.1f} ×" for arm, value in ratio.items()}
+
+
+def _over_the_line(use: Use, above: pd.Series | None) -> Use:
+    """With its height, and how many seeds that counts where they are not all."""
+    if above is None or above.empty:
+        return use
+    mean, low, high, n = interval(above)
+    some = f" ({n} seeds)" if n < use.n else ""
+    row = {"estimate": mean, "low": low, "high": high, "high95": high}
+    return use._replace(height=bounded(row, POINTS) + some, side=side(row))
+
+
+def _halfway(trajectory: pd.DataFrame) -> list[Use]:
+    """The middle of the straight line between the weights before and after task 2."""
+    line = trajectory[trajectory["control"] == "interpolation"]
+    middle = line[np.isclose(line["place"], 0.5)].groupby("seed")[["task1", "task2"]].mean()
+    if middle.empty:
+        return []
+    kept, learned = (spread(middle[task]) for task in ("task1", "task2"))
+    average = middle.to_numpy().mean()
+    return [Use(HALFWAY, kept, learned, average, KEPT["weights"], "1.0 ×", len(middle))]
+
+
+def _mean(row: pd.Series, column: str) -> str:
+    text = plain(row[column])
+    low, high = row[f"{column}_low"], row[f"{column}_high"]
+    return text if pd.isna(low) else f"{text} [{plain(low)}, {plain(high)}]"
+
+
+def advice(found: Sequence[Use]) -> list[str]:
+    """Which arm has the highest average of all, and of those that store nothing; and fine-tuning's
+    neighbours are not told apart by means alone."""
+    if not found:
+        return []
+    best = found[0]
+    said = [
+        f"Highest average of both tasks: {best.arm}, {plain(best.average)} (n = {best.n}); it "
+        f"stores {best.stores or 'what arms.csv does not say'}."
+    ]
+    free = [use for use in found if use.stores == KEPT["nothing"]]
+    if free and free[0] is not best:
+        said.append(
+            f"Highest average of those that store nothing but the network: {free[0].arm}, "
+            f"{plain(free[0].average)} (n = {free[0].n})."
+        )
+    if any(use.height for use in found):
+        over = [use.arm for use in found if use.side > 0]
+        said.append(
+            "Shown to keep more of the first task than the straight line of weights, which costs "
+            f"no training, at equal accuracy on the second: {listed(over) or 'no arm'}."
+        )
+    said.append(
+        "Arms whose intervals overlap are not told apart by their order in this table; the "
+        "verdicts above compare them seed by seed."
+    )
+    return said
+
+
+# --- more than two tasks --------------------------------------------------------------------------
+
+
+def all_tasks(
+    runs: pd.DataFrame, accuracy: pd.DataFrame, masks: pd.DataFrame
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table over arms, highest mean first: accuracy on every task after the last
+    round, their mean, what was forgotten (see `statistics.forgetting`), the share of filters that
+    is still free, seeds."""
+    tasks = list(runs.filter(regex=r"^acc\d+$"))
+    free, rows = _free_at_the_end(masks), []
+    for arm, of in runs.groupby("arm", sort=False):
+        matrix = accuracy_matrix(runs, accuracy, arm)
+        lost = spread(lost_over_rounds(matrix)) if len(matrix) else ""
+        ends = [plain(of[task].mean()) for task in tasks]
+        left = percent(free[arm]) if arm in free else ""
+        mean = average(of)
+        rows.append((mean.mean(), [arm, *ends, spread(mean), lost, left, str(len(of))]))
+    names = [f"task {task[3:]}" for task in tasks]
+    head = ["arm", *names, "mean [95 %]", "forgotten [95 %]", "filters still free", "seeds"]
+    return head, [row for _, row in sorted(rows, key=lambda row: -row[0])]
+
+
+def _free_at_the_end(masks: pd.DataFrame) -> dict[str, float]:
+    """arm -> share of all filters that its last round leaves free."""
+    if "free" not in masks:
+        return {}
+    last = masks[masks["round"] == masks["round"].max()]
+    sums = (
+        last.assign(free=last["free"] * last["filters"]).groupby("arm")[["free", "filters"]].sum()
+    )
+    return (sums["free"] / sums["filters"]).to_dict()
+
+
+# --- how it was made ------------------------------------------------------------------------------
+
+
+def how_made(timing: pd.DataFrame) -> list[tuple[str, str]]:
+    """(what, which) of the runs: machines, versions, precision, commits, dates, hours."""
+    if timing.empty:
+        return []
+    day = (
+        pd.to_datetime(timing["made"], unit="s").dt.strftime("%Y-%m-%d") if "made" in timing else []
+    )
+    dirty = int(timing["dirty"].astype(str).eq("True").sum()) if "dirty" in timing else 0
+    found = [
+        (
+            "runs",
+            f"{len(timing)}, {timing['seconds'].sum() / 3600:.1f} hours of one process in all "
+            f"(median {timing['seconds'].median():.0f} s)",
+        ),
+        (
+            "machines",
+            "; ".join(
+                f"{p}, {c} cores"
+                for p, c in timing[["processor", "cores"]].drop_duplicates().to_numpy()
+            ),
+        ),
+    ]
+    for words, column in (("device", "device"), ("precision", "precision"), ("torch", "torch")):
+        if column in timing and len(known := timing[column].dropna().unique()):
+            found.append(
+                (
+                    words,
+                    listed([str(x) for x in known])
+                    + (" (not recorded for earlier runs)" if timing[column].isna().any() else ""),
+                )
+            )
+    if "commit" in timing:
+        commits = timing["commit"].dropna().astype(str).str[:10].unique()
+        found.append(
+            (
+                "commit",
+                listed(list(commits)) + (f"; {dirty} runs from uncommitted code" if dirty else ""),
+            )
+        )
+    if len(day):
+        found.append(
+            ("made", day.min() if day.min() == day.max() else f"{day.min()} to {day.max()}")
+        )
+    return found
