@@ -154,8 +154,8 @@ def _cifar100(root: Path, given: bool):
 
 
 def _digits(root: Path):
-    """Kept as an .npz beside other data: to import scikit-learn takes every process more than a
-    second. Made again where it is not there, damaged or another version's."""
+    """Kept as an .npz in `root` if that is a folder: to import scikit-learn takes every process
+    more than a second. Made again where it is not there, damaged or another version's."""
     kept = root / f"digits-{version('scikit-learn')}.npz"
     with suppress(FileNotFoundError, ValueError):
         return _npz(kept)
@@ -169,13 +169,12 @@ def _digits(root: Path):
     )
     raw = x, y, x_test, y_test, [str(n) for n in digits.target_names]
     with suppress(OSError):  # no place for it is no harm
-        _keep(kept, **dict(zip((*NPZ_KEYS, "fine_label_names"), raw)))
+        root.is_dir() and _keep(kept, **dict(zip((*NPZ_KEYS, "fine_label_names"), raw)))
     return raw
 
 
 def _keep(path: Path, **arrays) -> None:
     """Write an .npz that is whole or not there, whoever else writes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -180,10 +180,10 @@ def test_digits(tmp_path):
     (kept,) = tmp_path.iterdir()
     assert kept.name.startswith("digits-")
     kept.write_bytes(kept.read_bytes()[:100])  # damaged: made again, the same split every time
-    for root in (tmp_path, tmp_path, tmp_path / "new", Path("/proc/nowhere")):  # there for the last
-        again = load("digits", root)  # there is no place to keep them
+    for root in (tmp_path, tmp_path, tmp_path / "nowhere", Path("/proc")):  # no place to keep them
+        again = load("digits", root)
         assert torch.equal(small.y, again.y) and torch.equal(small.x_test, again.x_test)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [kept.name, "new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [kept.name]
 
 
 def write_folder(root, classes, count, value=None):

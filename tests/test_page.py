@@ -114,7 +114,8 @@ def test_the_forest_of_a_single_mark_says_its_difference_not_a_range():
     [
         ("supported", "keeps more of the first task"),
         ("contradicted", "does not keep a point more"),
-        ("contradicted (equivalent)", "does not keep a point more"),
+        ("contradicted (equivalent)", "keeps as much of the first task, to within a point"),
+        ("inconclusive (equivalent)", "keeps as much of the first task, to within a point"),
         ("inconclusive", "is not shown to keep more"),
         ("undecided (n = 1)", "cannot be told by a single seed"),
         (NO_ROOM, "has no room here"),
@@ -171,14 +172,41 @@ def test_the_other_sentences_turn_with_sign_and_verdict(made):
 def test_the_overview_s_sentences_name_settings_by_their_verdict(made):
     none = with_verdict(made, "C2-random", verdict=NO_ROOM)
     none = with_verdict(none, "C2b-interpolation", estimate=0.01, low=-0.1, high=0.1)
-    first, second, third = answers.answer_over({"wide, two heads": made, "thin, one head": none})
-    assert "at random? It does in wide, two heads. With most seeds, 6, in wide, two heads" in first
-    assert "Elsewhere: there is no room to tell" in first and first.endswith(
-        "thin, one head (50 % frozen, n = 6)."
+    tables = {"wide, two heads": made, "thin, one head": none}
+    first, others, second, third = answers.answer_over(tables)
+    assert "at random? It does in wide, two heads. In wide, two heads (6 seeds, where" in first
+    assert re.search(
+        r"it keeps \+5\.0 \[\S+, \S+\] points more with 50 % frozen \(intervals at", first
     )
-    (alone, *_), (nothing, *_) = (answers.answer_over(t) for t in ({"thin": none}, {}))
-    assert "at random? There is no room to tell" in alone and "Elsewhere" not in alone
+    assert "; at equal accuracy on the second task, +5.5 [" in first
+    assert others.startswith("Elsewhere, in points: thin, one head: +5.0 [")
+    assert "] with 50 % frozen (n = 6: no room to tell). No room to tell: even" in others
+    (alone, listing, *_), (nothing, *_) = (answers.answer_over(t) for t in ({"thin": none}, {}))
+    assert alone.endswith("than freezing at random?") and listing.startswith("Found, in points: th")
     assert nothing.endswith("These tables do not tell.")
+
+
+def test_the_overview_says_less_the_same_and_what_no_claim_was_registered_for(made):
+    less = with_verdict(made, "C2-random", verdict="contradicted", low95=-0.05, high95=-0.01)
+    same = with_verdict(made, "C2-random", verdict="inconclusive (equivalent)")
+    runs = study()
+    other = runs[runs["fraction"] != 0.5]
+    tables = {"wide": made, "thin": less, "flat": same, "bare": made.iloc[:1]}
+    listing = answers.answer_over(tables, {"bare": other.assign(profile="bare")})[1]
+    assert "n = 6: less)" in listing and "n = 6: the same to within a point)" in listing
+    assert re.search(r"bare: \+\d.* with 25 % frozen \(n = 6: no registered claim\), ", listing)
+    bare = made.iloc[:1]
+    text = answers.against_chance(bare, other.assign(profile="bare"))
+    assert "points with 25 % frozen (n = 6)" in text and "no registered claim" in text
+    assert "no registered claim" in answers.in_short(bare, other.assign(profile="bare"))
+    assert answers.in_short(bare) == "no verdict"
+    # a table that merely lacks the claim is not called a setting without one
+    assert "lack the claim C2-random" in answers.against_chance(bare, runs.assign(profile="bare"))
+
+
+def test_the_overview_s_sentences_on_the_line_and_the_maps(made):
+    none = with_verdict(made, "C2b-interpolation", estimate=0.01, low=-0.1, high=0.1)
+    *_, second, third = answers.answer_over({"wide, two heads": made, "thin, one head": none})
     assert (
         "explanation in 1 of 2 settings, less in 0, and is not told apart in 1" in second
         and "35.0 points" in second
@@ -260,9 +288,14 @@ def test_what_to_use_by_hand():
     assert (best.arm, best.stores, best.cost) == ("both", "all images of the first task", "")
     assert (second.stores, second.cost) == ("importances of the weights", "5.0 ×")
     assert (last.arm, last.kept, last.stores) == ("tune", ".100", "nothing but the network")
-    said = answers.advice([best, second, last])
-    assert "both, .550 (n = 1)" in said[0] and "nothing but the network: tune, .300" in said[1]
+    assert answers.advice([best, second, last]) == ["No arm has 3 seeds: too few to recommend one."]
+    several = [use._replace(n=3) for use in (best, second, last)]
+    said = answers.advice(several)  # joint training is a mark to measure by
+    assert "pen, .400 (n = 3); it stores importances" in said[0]
+    assert "nothing but the network: tune, .300" in said[1]
     assert not any("straight line" in sentence for sentence in said)
+    hindsight = several[0]._replace(arm="late", family="hindsight", stores=last.stores)
+    assert answers.advice([hindsight, *several]) == said and answers.advice([]) == []
 
 
 def test_an_arm_is_held_against_the_straight_line_of_weights_at_equal_acc2():
@@ -279,10 +312,10 @@ def test_an_arm_is_held_against_the_straight_line_of_weights_at_equal_acc2():
     assert tuned.height.startswith("-12.0 [") and (joint.height, joint.side) == ("", 0)
     half = found[answers.HALFWAY]
     assert (half.height, half.kept[:4], half.cost) == ("", ".250", "1.0 ×")
-    assert "accuracy on the second: no arm." in answers.advice([*found.values()])[-2]
+    assert "accuracy on the second: no arm." in answers.advice([*found.values()])[-1]
     runs.loc[runs["arm"] == "mse 50%", "acc1"] += 0.2
     found = answers.uses(arms, summary(runs), timing, runs, line)
-    assert "accuracy on the second: mse 50%." in answers.advice(found)[-2]
+    assert "accuracy on the second: mse 50%." in answers.advice(found)[-1]
 
 
 def test_costs_are_taken_seed_by_seed():
@@ -297,7 +330,8 @@ def test_costs_are_taken_seed_by_seed():
     "verdict, words",
     [
         ("supported", "50 % frozen: explanation keeps more of the first task than chance (+5.0"),
-        ("contradicted (equivalent)", "explanation keeps no more of the first task than chance"),
+        ("contradicted", "explanation keeps no more of the first task than chance"),
+        ("contradicted (equivalent)", "explanation keeps as much of the first task as chance"),
         ("undecided (n = 1)", "one run, which cannot tell"),
         (NO_ROOM, "nothing to tell"),
     ],
@@ -368,7 +402,9 @@ def test_the_page_of_the_record_holds_everything_in_one_file(compact):
     assert parts.levels[0] == 1 and all(b - a <= 1 for a, b in zip(parts.levels, parts.levels[1:]))
     assert '<meta name="viewport"' in compact and "prefers-color-scheme: dark" in compact
     assert not re.search(r"https?://(?!www\.w3\.org)", compact)
-    for sentence in answers.answer_of(pd.read_csv(RECORD / "tables/claims.csv")):
+    for sentence in answers.answer_of(
+        *(pd.read_csv(RECORD / f"tables/{t}.csv") for t in ("claims", "runs"))
+    ):
         assert sentence.replace("'", "&#39;") in compact
     for text in ("no room to tell", "12 seeds", "4 test images", "AMD EPYC", "another network"):
         assert text in compact

@@ -103,6 +103,7 @@ def test_the_grid_for_real(tiny, tmp_path, capsys, monkeypatch, heat_maps, class
     turns = rows["rule"] == "turns"
     assert rows[turns]["realised"].between(0.74, 0.76).all()
     assert (rows[~turns]["realised"] > 0.76).all()
+    assert (rows["of_readings"] == len(rows)).all() and (rows["of_seeds"] == 1).all()
     recipes = pd.read_csv(tmp_path / "results/tiny/tables/recipes.csv")
     assert recipes["taken"].tolist() == [True]  # it learns to 0, so that the second is not tried
     before = sorted((tmp_path / "results/tiny/runs").rglob("*"))
@@ -170,7 +171,8 @@ def rows_of(*differences, seeds=(21, 22, 23), wobble=0.0):
             choices = {"heads": "per_task", "momentum": 0.9, "batch_size": 64, "scope": scope}
             choices |= {"rule": rule, "heat_map": heat, "class_map": "rescaled", "seed": seed}
             acc1 = 0.4 + difference + (i - 1) * wobble
-            found.append({**choices, "acc1": acc1, "acc1_random": 0.4})
+            whole = {"of_readings": len(differences), "of_seeds": len(seeds)}
+            found.append({**choices, "acc1": acc1, "acc1_random": 0.4, **whole})
     return pd.DataFrame(found)
 
 
@@ -184,23 +186,28 @@ def test_readings_are_counted_by_the_margin_by_hand():
     assert shown.above_and_below(found) == (2, 1)
     # five readings, each with a mean off by .01 / sqrt(3): above one point in 4.2 % of cases
     assert shown.by_luck(found) == pytest.approx(5 * 0.0416, abs=1e-3)
-    text = shown.sentence(found)
+    text = shown.sentence(rows)
     assert text.startswith("Of 5 readings of the paper, 2 keep on average at least 1 point more")
     assert "1 at least 1 point less, and 2 lie between" in text
-    assert "1 have a 95 % interval wholly above zero" in text and "so few seeds cannot" in text
+    assert "With 3 seeds of each, about 0 would lie above" in text and "so few seeds" in text
 
 
 def test_one_seed_of_each_reading_tells_nothing():
-    found = shown.by_reading(rows_of(0.03, -0.02, seeds=(21,)))
+    rows = rows_of(0.03, -0.02, seeds=(21,))
+    found = shown.by_reading(rows)
     assert np.isnan(shown.by_luck(found)) and found["low"].isna().all()
-    assert shown.sentence(found).endswith("With 1 seed of each, nothing can be said of any one.")
+    assert shown.sentence(rows).endswith("With 1 seed of each, nothing can be said of any one.")
 
 
 def test_an_unfinished_grid_says_how_many_seeds_each_reading_has():
-    rows = rows_of(0.03, -0.02, 0.0, seeds=(21, 22), wobble=0.01)
-    found = shown.by_reading(rows[:-1])  # the last reading lacks its second seed
-    assert sorted(found["n"]) == [1, 2, 2]
-    assert "With 1 or 2 seeds of each, about" in shown.sentence(found)
+    rows = rows_of(0.03, -0.02, 0.05, seeds=(21, 22), wobble=0.01).assign(of_seeds=3)
+    rows = rows[:-1]  # the last reading lacks its second seed: its mean is another seed's
+    assert sorted(shown.by_reading(rows)["n"]) == [1, 2, 2]
+    text = shown.sentence(rows)
+    assert text.startswith("Of 2 of 3 readings of the paper, 1 keep")
+    assert "With 2 seeds of each so far, of 3, about" in text
+    dots, near, far = (line.get_xydata() for line in shown.figure(rows).axes[0].lines[1:])
+    assert len(dots) == 4 and len(near) + len(far) == 2
 
 
 def test_a_published_grid_is_in_the_overview_and_in_the_answer_but_is_no_setting(tmp_path):
@@ -210,6 +217,7 @@ def test_a_published_grid_is_in_the_overview_and_in_the_answer_but_is_no_setting
     tables.mkdir(parents=True)
     (tmp_path / "compact_readings/runs").mkdir()
     (tmp_path / "compact/runs").mkdir(parents=True)
+    (tables / "readings.csv").write_text("\n")  # of a grid that has only begun
     assert page.published_grid(tmp_path) is None
     rows_of(0.03, -0.02, wobble=0.01).to_csv(tables / "readings.csv", index=False)
     assert page.published_settings(tmp_path) == ([], ["compact, one head"])  # which has no tables

@@ -227,8 +227,8 @@ def published_settings(published: Path) -> tuple[list[Setting], list[str]]:
 def published_grid(published: Path) -> tuple[Figure, str] | None:
     """The published grid of readings, drawn, and what it tells; None if there is none."""
     for path in sorted(published.glob(GRID)):
-        rows = pd.read_csv(path)
-        return readings.figure(rows), readings.sentence(readings.by_reading(rows))
+        if len(rows := reader(path.parent.parent)("readings")):
+            return readings.figure(rows), readings.sentence(rows)
     return None
 
 
@@ -383,7 +383,7 @@ def page(
         data=data,
         seeds=seeds,
         sections=sections,
-        sentences=answers.answer_of(claims, tasks) if len(claims) else [NO_CLAIMS],
+        sentences=answers.answer_of(claims, runs) if len(claims) else [NO_CLAIMS],
         pictures=shown,
         rest=[p for figure, p in shown.items() if figure not in FIRST],
         verdicts=answers.verdicts(claims),
@@ -393,7 +393,7 @@ def page(
         another_network=code not in paper.NETWORK_IN,
         other_data=data != "cifar100",
         uses=uses,
-        advice=answers.advice(uses),
+        advice=[*answers.advice(uses), answers.TOLD_APART],
         test_images=images,
         half_width=f"{196 * (0.25 / images) ** 0.5:.0f}" if images else "",
         duplicates=len(_or_empty(read, "duplicates")),
@@ -463,7 +463,7 @@ def overview(
             {
                 **setting._asdict(),
                 "code": _only(runs[setting.name], "setting"),
-                "short": answers.in_short(claims[setting.name]),
+                "short": answers.in_short(claims[setting.name], runs[setting.name]),
                 "main": [(share, answers.verdict_of(row)) for share, row in found],
                 "advice": answers.advice(uses),
                 "made": answers.how_made(table["timing"]),
@@ -487,6 +487,7 @@ def overview(
             "made": "How it was made",
             "glossary": "Words",
         },
+        told_apart=answers.TOLD_APART,
         near=paper.nearest(paper.nearness(runs)),
         sentences=answer_over(alike(settings)) + ([grid[1]] if grid else []),
         pictures=shown,

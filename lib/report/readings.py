@@ -1,7 +1,7 @@
 """The grid of readings to a reader: does any reading of the paper beat chance? No torch.
 
     found = by_reading(rows)     # rows of readings.csv -> a row for each reading, lowest first
-    sentence(found)
+    sentence(rows)
     figure(rows)                 # a specification curve (Simonsohn, Simmons & Nelson 2020)
 
 A difference is acc1 of freezing by explanation minus acc1 of its random twin, which freezes as many
@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
+from scipy.special import ndtr
 
-from lib.report.statistics import ALPHA, MARGIN, interval
+from lib.report.statistics import MARGIN, interval
 
 CHOICES = {  # a column of readings.csv -> what it decides, and what its values are called
     "heads": ("heads", {"per_task": "one per task", "shared": "one for both"}),
@@ -48,6 +48,12 @@ def by_reading(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).sort_values("difference", kind="stable", ignore_index=True)
 
 
+def whole(found: pd.DataFrame) -> pd.DataFrame:
+    """Those of `by_reading` with the most seeds: others lie on other seeds, which are no
+    comparison."""
+    return found[found["n"] == found["n"].max()].reset_index(drop=True)
+
+
 def above_and_below(found: pd.DataFrame, margin: float = MARGIN) -> tuple[int, int]:
     """Readings whose mean lies at least the margin above zero, and at least as far below."""
     means = found["difference"].round(12)
@@ -59,45 +65,51 @@ def by_luck(found: pd.DataFrame, margin: float = MARGIN) -> float:
     margin above zero: by the spread over seeds, pooled over readings. NaN below two seeds."""
     variance = (found["spread"] ** 2).mean()
     error = np.sqrt(variance / found["n"])
-    return float(stats.norm.sf(margin / error).sum()) if variance > 0 else np.nan
+    return float(ndtr(-margin / error).sum()) if variance > 0 else np.nan
 
 
-def sentence(found: pd.DataFrame) -> str:
+def sentence(rows: pd.DataFrame) -> str:
     """How many readings lie above the margin, how many below, and what few seeds cannot say."""
-    above, below = above_and_below(found)
-    points = f"{100 * MARGIN:.0f} point"
+    found, first = whole(by_reading(rows)), rows.iloc[0]
+    (above, below), n = above_and_below(found), int(found["n"].max())
+    points, of = f"{100 * MARGIN:.0f} point", int(first["of_readings"])
+    done = f"{len(found)} readings" if len(found) == of else f"{len(found)} of {of} readings"
     said = (
-        f"Of {len(found)} readings of the paper, {above} keep on average at least {points} more of "
+        f"Of {done} of the paper, {above} keep on average at least {points} more of "
         f"the first task than freezing as many filters at random, {below} at least {points} less, "
         f"and {len(found) - above - below} lie between"
     )
-    luck, numbers = by_luck(found), sorted(found["n"].unique())
-    seeds = " or ".join(f"{n}" for n in numbers)
+    seeds = f"{n} seed{'s' if n > 1 else ''} of each"
+    if n < int(first["of_seeds"]):
+        seeds += f" so far, of {int(first['of_seeds'])}"
+    luck = by_luck(found)
     if np.isnan(luck):
-        return f"{said}. With {seeds} seed of each, nothing can be said of any one."
-    sure, chance = int((found["low"] > 0).sum()), len(found) * ALPHA / 2
+        return f"{said}. With {seeds}, nothing can be said of any one."
     return (
-        f"{said}. With {seeds} seeds of each, about {luck:.0f} would lie above if none made any "
-        f"difference; {sure} have a {100 * (1 - ALPHA):.0f} % interval wholly above zero, where "
-        f"about {chance:.0f} would by luck. Which reading is best, so few seeds cannot say."
+        f"{said}. With {seeds}, about {luck:.0f} would lie above if none made any difference. "
+        "Which reading is best, so few seeds cannot say; and as all twins of a seed share one "
+        "random order of filters, readings rise and fall together."
     )
 
 
 def figure(rows: pd.DataFrame) -> Figure:
     """The specification curve: readings sorted by their mean difference, seeds as dots, the margin
     shaded; below, a mark for what each reading chooses."""
-    found = by_reading(rows)
-    lines = [(c, v) for c in CHOICES for v in dict.fromkeys(with_differences(rows)[c])]
+    found, rows = whole(by_reading(rows)), with_differences(rows)
+    shown = pd.MultiIndex.from_frame(rows[[*CHOICES]]).isin(
+        pd.MultiIndex.from_frame(found[[*CHOICES]])
+    )
+    rows = rows[shown]
+    lines = [(c, v) for c in CHOICES for v in dict.fromkeys(rows[c])]
     drawn = Figure(figsize=(8.2, 3.4 + 0.17 * (len(lines) + len(CHOICES))), layout="constrained")
     heights = [2.6, 0.17 * (len(lines) + len(CHOICES))]
     top, below = drawn.subplots(2, sharex=True, height_ratios=heights)
-    _curve(top, with_differences(rows), found)
+    _curve(top, rows, found)
     _choices(below, found, lines)
-    n = " / ".join(f"{x}" for x in sorted(found["n"].unique()))
     drawn.suptitle(
         f"{len(found)} readings of the paper, sorted by what explanation keeps beyond chance; "
-        f"diamonds: means, dots: seeds (n = {n})\nshade: less than {100 * MARGIN:.0f} point; "
-        "orange: a mean at least as far from zero",
+        f"diamonds: means, dots: seeds (n = {found['n'].max()})\nshade: less than "
+        f"{100 * MARGIN:.0f} point; orange: a mean at least as far from zero",
         fontsize=9,
     )
     return drawn

@@ -9,7 +9,6 @@ the hash of the executed notebook, once that is written too, and decides by it w
 notebook run by hand is run again, from finished products. No torch here."""
 
 import ast
-import gc
 import json
 import logging
 import time
@@ -128,7 +127,6 @@ class Session:
             "tables and figures of "
             f"profile {self.profile.name}"
         )
-        gc.freeze()  # a kernel that ends need not collect torch's modules, which takes a second
 
 
 def begin(notebook: str, profile: str, seeds: str = "", data: str = "") -> Session:

@@ -32,7 +32,8 @@ from lib.study.store import JSON, file_hash, holding, results_dir, sweep, write_
 SHORT = 60  # characters: the system allows about 100 for the path of a socket
 AS_ALL = [  # of a kernel: nothing kept of what was typed, and what every notebook imports
     "--HistoryManager.hist_file=:memory:",
-    "--IPKernelApp.exec_lines=import matplotlib.figure, pandas, pydantic, scipy.special, torch",
+    "--IPKernelApp.exec_lines=list(map(__import__, "
+    "('matplotlib.figure', 'pandas', 'pydantic', 'scipy.special', 'torch'))) and None",
 ]
 SOCKETS = re.compile(r"(?P<name>kernel)-(?P<pid>\d+)-\w+")
 
@@ -125,6 +126,7 @@ def _execute(
                     parameters,
                     km=running,
                     kernel_name="python3",
+                    start_timeout=600,  # of a cold disk, what all notebooks import
                     cwd=str(ROOT),
                     progress_bar=False,
                     log_output=False,
@@ -173,11 +175,10 @@ def _kernels() -> Iterator[Callable]:
             self.talks = super().client(**given)
             return self.talks
 
-        def end(self) -> None:
-            """At once: what it has finished is on disk."""
+        def end(self, now: bool) -> None:
             if self.talks is not None:
                 self.talks.stop_channels()
-            run_sync(self.shutdown_kernel)(now=True)
+            run_sync(self.shutdown_kernel)(now=now)
 
     waiting: list[Kernel] = []
     with _sockets() as talk:
@@ -194,14 +195,16 @@ def _kernels() -> Iterator[Callable]:
                 if more:
                     waiting.append(start())
                 yield running
-            finally:
-                running.end()
+            except BaseException:
+                running.end(now=False)  # so that its workers end first
+                raise
+            running.end(now=True)  # its notebook has finished: all is on disk
 
         try:
             yield kernel
         finally:
             for started in waiting:
-                started.end()
+                started.end(now=True)
 
 
 @contextmanager
@@ -328,7 +331,8 @@ def _report(profile: Profile) -> None:
             pages[f"{notebook}.html"], _ = exporter.from_filename(str(source))
     beside = {name.removesuffix(".html"): name for name in pages}
     figures.use_style()
-    drawn = pictures(results, name_of(profile), again=False)
+    fresh = all(is_current(notebook, profile) for notebook in NOTEBOOKS)
+    drawn = pictures(results, name_of(profile), again=not fresh)
     pages["index.html"] = page(results, name_of(profile), profile.about, beside, drawn)
     for name, text in pages.items():
         write_atomically(results / "report" / name, lambda p, text=text: p.write_text(text))

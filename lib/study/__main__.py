@@ -100,7 +100,10 @@ def _readings(given: argparse.Namespace) -> None:
     made = {"recipes": readings.recipes_table(profile)}
     if given.readings == "grid":
         readings.run_all(profile.model_copy(update={"seeds": mine}), given.workers)
-        made["readings"] = readings.table(profile)
+        usual = load(given.profile, None, given.data)  # another process may make other seeds
+        more = [s for s in profile.seed_list if s not in usual.seed_list]
+        seeds = ",".join([usual.seeds, *map(str, more)])
+        made["readings"] = readings.table(usual.model_copy(update={"seeds": seeds}))
     for name, rows in made.items():
         text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
         path = results_dir(profile.name) / "tables" / f"{name}.csv"

@@ -6,7 +6,7 @@ model = fresh_network(profile, seed, outputs_of(split))
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +27,8 @@ _received: dict[tuple[str, int], data_room.Images] = {}  # from the machine this
 
 @lru_cache(maxsize=2)
 def _images(source: str, size: int) -> data_room.Images:
+    with suppress(OSError):  # a place to keep data in
+        data_root().mkdir(parents=True, exist_ok=True)
     return data_room.load(source, data_root(), size)
 
 

@@ -18,7 +18,7 @@ from lib.study import engine
 from lib.study.arms import check
 from lib.study.jobs import Job, Making
 from lib.study.products import PRODUCTS, store
-from lib.study.profile import Arm, Candidate, Explain, Profile
+from lib.study.profile import Arm, Candidate, Explain, Profile, parse_seeds
 from lib.study.runs import run_key
 from lib.study.store import results_dir
 from lib.study.tuning import needed
@@ -126,13 +126,15 @@ def _before(profile: Profile, recipe: Candidate) -> dict[int, dict[str, float]]:
 
 def recipes(profile: Profile) -> list[Candidate]:
     """The rule: in the order listed, the first `most` candidates under which task 1 is learned to
-    `least` on every tuning seed."""
+    `least` on every tuning seed; none beyond one that has not been tried on all of them."""
     asked, found = profile.readings, []
     for recipe in asked.recipes:
-        reached = [before["task1"] >= asked.least for before in _before(profile, recipe).values()]
-        if reached and all(reached):
+        before = _before(profile, recipe)
+        if len(found) == asked.most or set(before) != set(parse_seeds(asked.seeds)):
+            break
+        if all(accuracies["task1"] >= asked.least for accuracies in before.values()):
             found.append(recipe)
-    return found[: asked.most]
+    return found
 
 
 # --- every reading --------------------------------------------------------------------------------
@@ -160,14 +162,17 @@ def run_all(profile: Profile, workers: int | None = None) -> None:
 
 def table(profile: Profile) -> list[dict]:
     """Rows of readings.csv, of the profile's seeds and of what is there: the reading's choices,
-    seed, lineage, how much was frozen, and both accuracies of it and of its random twin."""
-    found = []
-    for variant in variants(recipes(profile)):
+    seed, lineage, how much was frozen, both accuracies of it and of its random twin, and how many
+    readings and seeds the whole grid has."""
+    found, chosen = [], recipes(profile)
+    whole = len(variants(chosen[:1])) * profile.readings.most * len(CHOSEN)
+    whole = {"of_readings": whole, "of_seeds": len(profile.seed_list)}
+    for variant in variants(chosen):
         wanted = variant.of(profile)
         for (scope, rule), pair in zip(CHOSEN, _pairs(profile.readings.fraction)):
             for seed in wanted.seed_list:
                 if rows := _both(wanted, seed, pair):
-                    found.append(_line(wanted, variant, scope, rule, *rows))
+                    found.append(_line(wanted, variant, scope, rule, *rows) | whole)
     return found
 
 

@@ -10,6 +10,7 @@ Every sentence follows from a verdict; its numbers come from the same line of th
 from lib.report.answers.conclusions import conclusions, of_forest
 from lib.report.answers.lines import (
     HALFWAY,
+    TOLD_APART,
     advice,
     all_tasks,
     beside_paper,
@@ -35,6 +36,7 @@ __all__ = [
     "POINTS",
     "Read",
     "SAYS",
+    "TOLD_APART",
     "advice",
     "against_chance",
     "against_methods",

@@ -153,7 +153,7 @@ def _of_budget(table: pd.DataFrame) -> str:
 
 TOLD = {  # figure -> its tables, and what tells of them
     "forest": (("runs",), of_forest),
-    "readings": (("readings",), lambda rows: readings.sentence(readings.by_reading(rows))),
+    "readings": (("readings",), readings.sentence),
     "plane": (("claims",), _of_plane),
     "over_epochs": (("runs", "accuracy"), _of_epochs),
     "retained": (("summary",), _of_retained),

@@ -115,6 +115,7 @@ class Use(NamedTuple):
     n: int
     height: str = ""
     side: int = 0
+    family: str = ""
 
 
 HALFWAY = (
@@ -143,6 +144,7 @@ def uses(
         stores = "all images of the first task" if joint else KEPT.get(line.get("keeps"), "")
         kept, learned, n = _mean(row, "acc1"), _mean(row, "acc2"), int(row["n"])
         use = Use(row["arm"], kept, learned, row["average"], stores, cost.get(row["arm"], ""), n)
+        use = use._replace(family=line.get("family", ""))
         found.append(_over_the_line(use, above.get(row["arm"])))
     return sorted(found, key=lambda use: -use.average)
 
@@ -185,33 +187,41 @@ def _mean(row: pd.Series, column: str) -> str:
     return text if pd.isna(low) else f"{text} [{plain(low)}, {plain(high)}]"
 
 
+MARKS = ("joint", "last", "hindsight")  # families that no one could use: they know too much
+FEW = 3  # seeds, below which no arm is named
+
+
 def advice(found: Sequence[Use]) -> list[str]:
-    """Which arm has the highest average of all, and of those that store nothing; and fine-tuning's
-    neighbours are not told apart by means alone."""
-    if not found:
-        return []
-    best = found[0]
+    """Which arm has the highest average of all, and of those that store nothing, of arms with three
+    seeds or more that are no upper marks; and which lie above the straight line of weights."""
+    known = [use for use in found if use.family not in MARKS and use.n >= FEW]
+    if not known:
+        return [f"No arm has {FEW} seeds: too few to recommend one."] if found else []
+    best = known[0]
     said = [
-        f"Highest average of both tasks: {best.arm}, {plain(best.average)} (n = {best.n}); it "
-        f"stores {best.stores or 'what arms.csv does not say'}."
+        f"Highest average accuracy over all tasks: {best.arm}, {plain(best.average)} (n = "
+        f"{best.n}); it stores {best.stores or 'what arms.csv does not say'}."
     ]
-    free = [use for use in found if use.stores == KEPT["nothing"]]
+    free = [use for use in known if use.stores == KEPT["nothing"]]
     if free and free[0] is not best:
         said.append(
             f"Highest average of those that store nothing but the network: {free[0].arm}, "
             f"{plain(free[0].average)} (n = {free[0].n})."
         )
-    if any(use.height for use in found):
-        over = [use.arm for use in found if use.side > 0]
+    if any(use.height for use in known):
+        over = [use.arm for use in known if use.side > 0]
         said.append(
             "Shown to keep more of the first task than the straight line of weights, which costs "
-            f"no training, at equal accuracy on the second: {listed(over) or 'no arm'}."
+            f"no further training, at equal accuracy on the second: {listed(over) or 'no arm'}."
         )
-    said.append(
-        "Arms whose intervals overlap are not told apart by their order in this table; the "
-        "verdicts above compare them seed by seed."
-    )
     return said
+
+
+TOLD_APART = (
+    "Arms whose intervals overlap are not told apart by their order; verdicts compare arms seed by "
+    "seed. Not named: joint training, task 2 alone and rankings in hindsight, which are marks to "
+    f"measure by and no methods, and arms with fewer than {FEW} seeds."
+)
 
 
 # --- more than two tasks --------------------------------------------------------------------------

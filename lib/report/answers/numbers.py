@@ -67,6 +67,13 @@ def kind_of(verdict: str) -> str:
     return str(verdict).split()[0]
 
 
+def says(verdict: str) -> str:
+    """What it comes to, a key of the sentences' words: *equivalent* where the difference is shown
+    to lie within the margin (unless it is supported), else the verdict's first word."""
+    kind = kind_of(verdict)
+    return "equivalent" if "equivalent" in verdict and kind != "supported" else kind
+
+
 def main_claims(claims: pd.DataFrame) -> list[tuple[int, pd.Series]]:
     """(per cent frozen, its line) of the study's question, by fraction."""
     found = [(MAIN.fullmatch(str(row["claim"])), row) for _, row in claims.iterrows()]

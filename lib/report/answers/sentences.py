@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from lib.report.answers.numbers import (
@@ -13,40 +12,71 @@ from lib.report.answers.numbers import (
     kind_of,
     listed,
     main_claims,
+    says,
     side,
     unit_of,
     unsigned,
 )
 from lib.report.claims import ROOM
+from lib.report.figures import chance_differences
 from lib.report.statistics import average, in_common, interval, paired, tasks_in
-from lib.report.words import headline, sameness
+from lib.report.words import headline, percent, sameness
 
 SAYS = {  # a verdict's first word -> what it says of freezing by explanation
     "supported": "keeps more of the first task than freezing as many at random",
     "contradicted": "does not keep a point more of the first task than freezing as many at random",
+    "equivalent": "keeps as much of the first task, to within a point, as freezing at random",
     "inconclusive": "is not shown to keep more of the first task than freezing as many at random",
     "undecided": "cannot be told by a single seed from freezing as many at random",
     "no": "has no room here to keep more of the first task than freezing as many at random",
 }
-SETTINGS_SAY = {  # the same, of the settings that an overview lists
-    "supported": "it keeps more than random freezing",
-    "contradicted": "it does not keep a point more than random freezing",
-    "inconclusive": "it is not shown to keep more than random freezing",
-    "no": "there is no room to tell, since even freezing every filter keeps less than "
-    f"{100 * ROOM:.0f} points more than freezing none",
-    "undecided": "a single seed cannot tell",
+SETTINGS_SAY = {  # the same in few words, of settings that are listed
+    "supported": "more",
+    "less": "less",
+    "contradicted": "not a point more",
+    "equivalent": "the same to within a point",
+    "inconclusive": "not decided",
+    "no": "no room to tell",
+    "undecided": "one seed",
 }
+NO_ROOM = (
+    f"No room to tell: even freezing every filter keeps less than {100 * ROOM:.0f} points more "
+    "than freezing none."
+)
 
 
-def against_chance(claims: pd.DataFrame) -> str:
+def unclaimed(runs: pd.DataFrame | None) -> list[tuple[int, dict]]:
+    """(per cent frozen, a line like a claim's) of explanation minus random in acc1 at every
+    fraction that has both, of a setting without the registered 50 %. At a plain 95 %."""
+    if runs is None or not {"profile", "ranking"} <= set(runs):
+        return []
+    groups = chance_differences(runs).groupby("fraction")["difference"]
+    found = {round(100 * share): interval(values) for share, values in groups}
+    names = "estimate", "low", "high", "n"
+    return [] if 50 in found else [(share, dict(zip(names, x))) for share, x in found.items()]
+
+
+def _at(share: int, row: Mapping) -> str:
+    n = int(row["n"])
+    seeds = f"n = {n}" if n > 1 else "one seed"
+    return f"{bounded(row, POINTS)} points with {share} % frozen ({seeds})"
+
+
+def against_chance(claims: pd.DataFrame, runs: pd.DataFrame | None = None) -> str:
     """Whether freezing by explanation beats freezing at random, at every fraction the claims ask
-    of, and what there was to protect."""
+    of, and what there was to protect; runs: for the numbers of a setting without such a claim."""
     found = main_claims(claims)
     if not any(row["claim"] == "C2-random" for _, row in found):
+        if others := unclaimed(runs):
+            told = listed([_at(share, row) for share, row in others])
+            return (
+                "Freezing the filters that explanation chooses keeps, beyond freezing as many at "
+                f"random, {told} of the first task; no registered claim is on this setting."
+            )
         return headline(claims)  # says what is missing
     said = []
     for kind, words in SAYS.items():
-        rows = [(share, row) for share, row in found if kind_of(row["verdict"]) == kind]
+        rows = [(share, row) for share, row in found if says(row["verdict"]) == kind]
         values = [f"{bounded(row, POINTS)} points with {share} % frozen" for share, row in rows]
         if rows:
             seeds = " / ".join(dict.fromkeys(f"{int(row['n'])}" for _, row in rows))
@@ -108,7 +138,7 @@ MAP_SAYS = {
 def of_the_map(claims: pd.DataFrame) -> str:
     """Whether the choice of filters depends on the class and on the map."""
     table, parts = claims.set_index("claim"), []
-    for claim, says, open_words, other in (
+    for claim, words, open_words, other in (
         (
             "C5b",
             CLASS_SAYS,
@@ -126,25 +156,28 @@ def of_the_map(claims: pd.DataFrame) -> str:
             row = table.loc[claim]
             value = bounded(row, unit_of(claim))
             parts.append(
-                f"{says.get(kind_of(row['verdict']), open_words)} (overlap with the choice "
+                f"{words.get(kind_of(row['verdict']), open_words)} (overlap with the choice "
                 f"by {other}: {value} of 1; {sameness(row['estimate'])})"
             )
     text = "; ".join(parts) or "these tables do not tell whether the choice depends on the map"
     return text[0].upper() + text[1:] + "."
 
 
-def answer_of(claims: pd.DataFrame, tasks: int = 2) -> list[str]:
-    """The three sentences of a setting with so many tasks."""
-    return [against_chance(claims), forgetting(claims, tasks), of_the_map(claims)]
+def answer_of(claims: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """The three sentences of a setting."""
+    tasks = tasks_in(runs)
+    return [against_chance(claims, runs), forgetting(claims, tasks), of_the_map(claims)]
 
 
-TELLING = ("supported", "contradicted", "inconclusive")  # verdicts where there was room to tell
+# where there was room to tell
+TELLING = ("supported", "contradicted", "equivalent", "inconclusive")
 
 
 def answer_over(
     tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataFrame] | None = None
 ) -> list[str]:
-    """The three sentences over several settings, and one on other methods where some have run.
+    """The answer over several settings, the main question first, and a sentence on other methods
+    where some have run.
     tables: a setting's name -> its claims; runs: the same -> its runs."""
     runs = runs or {}
     two = {name: t for name, t in tables.items() if tasks_in(runs.get(name, pd.DataFrame())) == 2}
@@ -156,10 +189,10 @@ def answer_over(
     ]
     third = [_range(tables, claim, unit_of(claim)) for claim in ("C5b", "C5c")]
     return [
-        _over_chance(tables),
+        *_over_chance(tables, runs),
         f"With nothing frozen, learning the second task costs {second} points of accuracy on the "
         "first; at equal accuracy on the second, averaging the weights from before and after it, "
-        "which costs no training, keeps more of the first than freezing by explanation in "
+        "which costs no further training, keeps more of the first than freezing by explanation in "
         f"{sides.count(-1)} of {len(sides)} settings, less in {sides.count(1)}, and is not told "
         f"apart in {sides.count(0)}.",
         f"The filters chosen by each class's own map overlap by {third[0]} with those chosen by "
@@ -170,9 +203,9 @@ def answer_over(
     ]
 
 
-def _over_chance(tables: Mapping[str, pd.DataFrame]) -> str:
-    """The main question over settings: whether any shows a difference, the numbers of the one with
-    most seeds, and the verdicts of the others."""
+def _over_chance(tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataFrame]) -> list[str]:
+    """The main question over settings: whether any shows a difference, with the numbers of the one
+    with most seeds; then the others, each with its numbers and what they come to."""
     found = {name: main_claims(claims) for name, claims in tables.items()}
     yes = [n for n, rows in found.items() if any(_says(row) == "supported" for _, row in rows)]
     seeds = {
@@ -183,54 +216,65 @@ def _over_chance(tables: Mapping[str, pd.DataFrame]) -> str:
     said = ["Does freezing by explanation keep more of the first task than freezing at random?"]
     if surest := max(seeds, key=seeds.get, default=None):
         said.append(f"It does in {listed(yes)}." if yes else "No setting shows that it does.")
-        said.append(_most_seeds(surest, found.pop(surest)))
-    others = _by_verdict(found)
-    if surest and others:
-        said.append(f"Elsewhere: {others}.")
-    elif others:
-        said.append(f"{others[0].upper()}{others[1:]}.")
-    return " ".join(said) if len(said) > 1 else f"{said[0]} These tables do not tell."
+        said.append(_most_seeds(surest, found.pop(surest), tables[surest]))
+    others = [_in_setting(name, rows, runs.get(name)) for name, rows in found.items()]
+    if not (others := [other for other in others if other]):
+        return [" ".join(said if surest else [*said, "These tables do not tell."])]
+    room = any(_says(row) == "no" for rows in found.values() for _, row in rows)
+    where = "Elsewhere" if surest else "Found"
+    listing = f"{where}, in points: {'; '.join(others)}.{f' {NO_ROOM}' if room else ''}"
+    return [" ".join(said), listing]
 
 
 def _says(row: Mapping) -> str:
-    return kind_of(row["verdict"])
+    """What a line of the main claim comes to; *less* where the whole interval lies below zero."""
+    kind = says(row["verdict"])
+    return "less" if kind == "contradicted" and side(row) < 0 else kind
 
 
-def _most_seeds(name: str, found: list[tuple[int, pd.Series]]) -> str:
-    """The numbers of one setting: estimates at every fraction, how far their intervals reach, and
-    what there was to protect."""
+def _most_seeds(name: str, found: list[tuple[int, pd.Series]], claims: pd.DataFrame) -> str:
+    """The numbers of one setting: what there was to protect, the difference at every fraction with
+    its interval, and that at equal accuracy on task 2."""
     rows, seeds = [row for _, row in found], max(int(row["n"]) for _, row in found)
-    means = listed([POINTS.write(row["estimate"]) for row in rows])
-    shares = listed([f"{share}" for share, _ in found])
-    low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
-    reach = f", with intervals between {POINTS.write(low)} and {POINTS.write(high)}"
-    room = rows[0].get("headroom")
-    whole = (
-        ""
-        if pd.isna(room)
-        else f" (where freezing every filter keeps {unsigned(POINTS).write(room)} points more "
-        "than freezing none)"
-    )
+    whole, room, equal = "", rows[0].get("headroom"), ""
+    if pd.notna(room):
+        more = unsigned(POINTS).write(room)
+        whole = f", where freezing every filter keeps {more} points more than freezing none"
+    numbers = listed([bounded(row, POINTS, level=False) for row in rows])
+    shares, levels = (listed([str(x) for x in xs]) for xs in ([s for s, _ in found], _levels(rows)))
+    curve = claims.set_index("claim")
+    if "C2b-random" in curve.index and pd.notna(curve.loc["C2b-random", "estimate"]):
+        row = curve.loc["C2b-random"]
+        same = ", the same to within a point" if says(row["verdict"]) == "equivalent" else ""
+        equal = f"; at equal accuracy on the second task, {bounded(row, POINTS)}{same}"
     return (
-        f"With most seeds, {seeds}, in {name}{whole}, it keeps {means} points more at {shares} % "
-        f"frozen{'' if np.isnan(low) else reach}."
+        f"In {name} ({seeds} seeds{whole}) it keeps {numbers} points more with {shares} % frozen "
+        f"(intervals at {levels}){equal}."
     )
 
 
-def _by_verdict(found: Mapping[str, list[tuple[int, pd.Series]]]) -> str:
-    """Settings, fractions and seeds by verdict."""
-    said = []
-    for kind, words in SETTINGS_SAY.items():
-        where = []
-        for name, rows in found.items():
-            of_kind = [(share, int(row["n"])) for share, row in rows if _says(row) == kind]
-            shares = listed([f"{share}" for share, _ in of_kind])
-            seeds = " / ".join(dict.fromkeys(str(n) for _, n in of_kind))
-            if of_kind:
-                where.append(f"{name} ({shares} % frozen, n = {seeds})")
-        if where:
-            said.append(f"{words}: {listed(where)}")
-    return "; ".join(said)
+def _levels(rows: Sequence[Mapping]) -> list[str]:
+    """The levels of intervals, once if they are all the same."""
+    found = [percent(row["level"]) for row in rows]
+    return found[:1] if len(set(found)) == 1 else found
+
+
+def _in_setting(name: str, rows: list[tuple[int, pd.Series]], runs: pd.DataFrame | None) -> str:
+    """A setting's numbers and what they come to; its numbers alone where no claim was
+    registered."""
+    lines = [(share, row, SETTINGS_SAY[_says(row)]) for share, row in rows]
+    if not lines:
+        lines = [(share, row, "no registered claim") for share, row in unclaimed(runs)]
+    said = [
+        f"{bounded(row, POINTS)} with {share} % frozen ({_of_seeds(row, words)})"
+        for share, row, words in lines
+    ]
+    return f"{name}: {', '.join(said)}" if said else ""
+
+
+def _of_seeds(row: Mapping, words: str) -> str:
+    n = int(row["n"])
+    return words if words == SETTINGS_SAY["undecided"] else f"n = {n}: {words}"
 
 
 NAMED = 4  # other methods that a sentence names
@@ -292,24 +336,28 @@ def against_methods(runs: pd.DataFrame) -> tuple[str, list[Other]]:
 IN_SHORT = {  # a verdict's first word -> what it says to somebody who has read nothing else
     "supported": "explanation keeps more of the first task than chance",
     "contradicted": "explanation keeps no more of the first task than chance, not by a point",
+    "equivalent": "explanation keeps as much of the first task as chance, to within a point",
     "inconclusive": "explanation is not shown to keep more of the first task than chance",
     "no": "nothing to tell: even freezing everything hardly keeps more of the first task",
     "undecided": "one run, which cannot tell",
 }
 
 
-def in_short(claims: pd.DataFrame) -> str:
+def in_short(claims: pd.DataFrame, runs: pd.DataFrame | None = None) -> str:
     """A setting's answer in one line, verdict by verdict: how much more of the first task is kept
-    by freezing the filters that explanation chooses than by as many at random."""
+    by freezing the filters that explanation chooses than by as many at random; without a claim on
+    it the numbers alone."""
     found, said = main_claims(claims), []
     for kind, words in IN_SHORT.items():
-        rows = [(share, row) for share, row in found if kind_of(row["verdict"]) == kind]
+        rows = [(share, row) for share, row in found if says(row["verdict"]) == kind]
         shares = listed([str(share) for share, _ in rows])
         numbers = ", ".join(f"{POINTS.write(row['estimate'])}" for _, row in rows)
         seeds = " / ".join(dict.fromkeys(f"{int(row['n'])}" for _, row in rows))
         if rows:
             said.append(f"{shares} % frozen: {words} ({numbers} points, n = {seeds})")
-    return "; ".join(said) or "no verdict: its tables lack explanation and chance at 50 % frozen"
+    numbers = listed([_at(share, row) for share, row in unclaimed(runs)])
+    none = f"explanation minus chance {numbers}, no registered claim" if numbers else "no verdict"
+    return "; ".join(said) or none
 
 
 def _range(tables: Mapping[str, pd.DataFrame], claim: str, unit: Unit) -> str:
