@@ -42,6 +42,7 @@ from lib.report.statistics import (
     sign_flip,
     slopes,
     t_test,
+    tasks_in,
     verdict_difference,
     verdict_prediction,
     verdict_threshold,
@@ -55,7 +56,11 @@ MEANS = 0.0  # C5: the protocol names no value; any positive correlation counts
 RELIABLE = 0.5  # C6: rank correlation of a ranking with itself made again
 EQUIVALENCE = 0.9  # the level at which a difference within the margin is called equivalent
 Interval = tuple[float, float, float, int]  # mean, low, high, n
-NULL_MAPS = ("mse_flat", "mse_gaussian", "mse_permuted")
+NULL_MAPS = {  # maps without content: ranking -> in words
+    "mse_flat": "a flat map",
+    "mse_gaussian": "a centred blob",
+    "mse_permuted": "maps of shuffled pixels",
+}
 COLUMNS = [
     "claim",
     "text",
@@ -303,9 +308,9 @@ def made_again(*columns: str) -> Callable:
 
 class Claim(NamedTuple):
     """One line of the table. family: whose Holm adjustment it shares, but for the settings
-    `outside`; only: the settings it is made in (all, if none); classes: of a task, if it needs so
-    many; room: it compares freezing with freezing in this scope, and is told nothing by where there
-    was nothing to protect."""
+    `outside`; only: the settings it is made in (all, if none); classes: of each of two tasks, if
+    it needs so many; room: it compares freezing with freezing in this scope, and is told nothing by
+    where there was nothing to protect."""
 
     id: str
     text: str
@@ -367,7 +372,9 @@ def _number(place: str | float, column: str, value: float) -> Claim:
 
 def _overlap(name: str, source: str, *others: str) -> Claim:
     same = f"{100 * in_common(OVERLAP):.0f} %"
-    text = f"IoU with the filters chosen from {source} is below {OVERLAP:.1f} ({same} the same)"
+    text = (
+        f"fewer than {same} of the filters are those chosen by {source} (IoU below {OVERLAP:.1f})"
+    )
     return Claim(name, text, (), shared_with(*others), Threshold(OVERLAP, above=False))
 
 
@@ -423,21 +430,21 @@ CLAIMS = (
     ),
     Claim(
         "C2b-trajectory",
-        "MSE's curve lies above fine-tuning's own trajectory at equal acc2",
+        "MSE's curve lies above fine-tuning stopped early at equal acc2",
         (MSE(), FINE_TUNE),
         over_control("trajectory"),
         Difference(),
     ),
     Claim(
         "C2b-interpolation",
-        "MSE's curve lies above weight interpolation at equal acc2",
+        "MSE's curve lies above the straight line of weights at equal acc2",
         (MSE(), FINE_TUNE),
         over_control("interpolation"),
         Difference(),
     ),
     Claim(
         "C2c-gain",
-        "MSE at 50 % gains nearly twice on task 2 what it loses on task 1 (ratio)",
+        "MSE at 50 % gains more than 1.5 times on task 2 what it loses on task 1",
         (MSE(0.5),),
         gained_over_lost,
         Threshold(NEARLY_TWICE),
@@ -469,10 +476,10 @@ CLAIMS = (
         for column, value in numbers.items()
     ),
     _overlap("C5b", "the mean map of all classes", "mse_mean"),
-    _overlap("C5c", "the worst null map", *NULL_MAPS),
+    _overlap("C5c", "the closest map without content", *NULL_MAPS),
     *(
-        _overlap(f"C5c-{kind}", f"{kind} maps", f"mse_{kind}")
-        for kind in (name.removeprefix("mse_") for name in NULL_MAPS)
+        _overlap(f"C5c-{name.removeprefix('mse_')}", words, name)
+        for name, words in NULL_MAPS.items()
     ),
     Claim(
         "C5",
@@ -498,12 +505,13 @@ OVERLAPS = tuple(c.id for c in CLAIMS if c.rule == Threshold(OVERLAP, above=Fals
 EXAMINED = ("C5", "C6", "C6-noise", "C6-images", "C6-noise-pattern", "C6-images-pattern")
 
 
-def claims_in(setting: str, classes_per_task: int = paper.CLASSES) -> list[Claim]:
-    """The claims that are made in a setting whose tasks have so many classes."""
+def claims_in(setting: str, classes_per_task: int = paper.CLASSES, tasks: int = 2) -> list[Claim]:
+    """The claims that are made in a setting of so many tasks with so many classes each."""
+    usual = {None, classes_per_task} if tasks == 2 else {None}
     return [
         claim
         for claim in CLAIMS
-        if (not claim.only or setting in claim.only) and claim.classes in (None, classes_per_task)
+        if (not claim.only or setting in claim.only) and claim.classes in usual
     ]
 
 
@@ -581,8 +589,8 @@ def claims(
     95 %, *equivalent* at 90 %. low95, high95: the same interval at 95 % whatever the verdict. p:
     sign-flip test of the mean against 0 or the claim's threshold, Holm-adjusted within a family;
     Page's L for C1; none for C4. n: seeds that count. Claims whose arms are missing are left out
-    (they still count in their family: its size was fixed before the run), C4 also where tasks have
-    not the paper's ten classes. more: the
+    (they still count in their family: its size was fixed before the run), C4 also where there are
+    not two tasks of the paper's ten classes. more: the
     tables `atlas` and `reliability`, where there are any. Raises ValueError for several
     settings."""
     settings = [*runs["setting"].unique()]
@@ -594,7 +602,7 @@ def claims(
     setting = settings[0] if settings else ""
     overlap = pd.DataFrame() if overlap is None else overlap
     tables = Tables(runs.assign(average=average(runs)), accuracy, trajectory, overlap, **more)
-    table = claims_in(setting, classes_per_task)
+    table = claims_in(setting, classes_per_task, tasks_in(runs))
     values = {claim.id: claim.estimate(tables, *claim.arms) for claim in table}
     p = {claim.id: claim.rule.p(values[claim.id]) for claim in table}
     level = levels(table, values, setting)

@@ -68,7 +68,8 @@ FIGURES = {  # in the order of the study's questions
         "Curves over the epochs of task 2, a column for each share frozen: above, accuracy on task "
         "1 falls, below, accuracy on task 2 rises; a curve with a band for each of the main arms, "
         "between fine-tuning and everything frozen.",
-        "Where the curves of a column fall together, which filters are frozen hardly matters.",
+        "Where the curves of a column fall together, and everything frozen lies well above "
+        "fine-tuning, which filters are frozen hardly matters.",
     ),
     "overlap": Shown(
         "Would another map choose the same filters?",
@@ -447,8 +448,12 @@ def overview(
     runs = {name: _or_empty(read, "runs") for name, read in reads.items()}
     data = list(dict.fromkeys(_only(table, "data") for table in runs.values() if len(table)))
     own = drawn or {s.name: pictures(s.folder, s.name) for s in settings}
-    first = next((shown for shown in own.values() if "saliency_gallery" in shown), {})
-    shown = {name: first[name] for name in FIRST[1:] if name in first}
+    shown = {}
+    for name in FIRST[1:]:  # of the first setting that has it
+        for whose, theirs in own.items():
+            if name in theirs and name not in shown:
+                says = f"In {whose}: {theirs[name].says}" if theirs[name].says else ""
+                shown[name] = theirs[name]._replace(says=says)
     for name, found in (("forest", common_forest(alike(settings))), ("readings", grid)):
         if found:
             shown[name] = _drawn(name, *found)

@@ -92,15 +92,17 @@ def _costs(published: Path) -> str:
     """What the two commands took when the record was made."""
     quick = [json.loads(p.read_text()) for p in sorted(published.glob("quick/*/manifest.json"))]
     said = []
-    if quick:
-        minutes = sum(m["seconds"] for m in quick) / 60
-        said.append(f"`make reproduce` took {minutes:.0f} minutes (seeds {quick[0]['seeds']})")
+    took = sum(m["seconds"] for m in quick) / 60
     for setting in alike(published_settings(published)[0]):
         if minutes := _minutes_a_seed(setting.folder) / SIDE_BY_SIDE:
-            said.append(f"a seed of *{setting.name}* {minutes:.0f}")
+            said.append(f"*{setting.name}* {minutes:.0f}")
     on = _hardware(published / "quick") or "the machine of the record"
-    words = "; ".join(said)
-    return f"On {on}, two arms side by side and other work beside them: {words}.\n" if said else ""
+    first = (
+        f"`make reproduce` took {took:.0f} minutes (seeds {quick[0]['seeds']}). " if quick else ""
+    )
+    words = "Minutes for all arms of one seed, two side by side, added up from the record"
+    words = f"{words}: {'; '.join(said)}."
+    return f"On {on}: {first}{words if said else ''}\n" if first or said else ""
 
 
 # --- GUIDE.md -------------------------------------------------------------------------------------
@@ -118,6 +120,7 @@ def _profiles(published: Path) -> str:
                 "what": f"**{name_of(profile)}**: {profile.about}",
                 "in tables": profile.setting,
                 "seeds": profile.seeds,
+                "published": _seeds_published(published / profile.name) or "none",
                 "minutes a seed": f"{minutes:.0f}" if minutes else "not timed",
             }
         )
@@ -125,23 +128,32 @@ def _profiles(published: Path) -> str:
 
 
 def _minutes_a_seed(folder: Path) -> float:
-    """All arms of one seed, one thread of a processor: the median over seeds; 0 if nothing is
-    published that was made on one."""
-    timing = _timing(folder)
+    """All arms of one seed, one thread of a processor: each arm's median over the seeds it has,
+    added up; 0 if nothing is published that was made on one."""
+    timing = _table(folder, "timing")
     if timing.empty or (timing := timing[timing["device"].fillna("cpu") == "cpu"]).empty:
         return 0
-    return timing.groupby(timing["run"].str.split("/").str[1])["seconds"].sum().median() / 60
+    arms = timing["run"].str.rsplit("/", n=2).str[0]
+    return timing.groupby(arms)["seconds"].median().sum() / 60
 
 
-def _timing(folder: Path) -> pd.DataFrame:
+def _seeds_published(folder: Path) -> int:
+    """How many seeds have runs in the record's tables."""
+    for name in ("runs", "readings"):
+        if len(rows := _table(folder, name)):
+            return rows["seed"].nunique()
+    return 0
+
+
+def _table(folder: Path, name: str) -> pd.DataFrame:
     try:
-        return reader(folder)("timing")
+        return reader(folder)(name)
     except FileNotFoundError:
         return pd.DataFrame()
 
 
 def _hardware(folder: Path) -> str:
-    timing = _timing(folder)
+    timing = _table(folder, "timing")
     machines = timing[["processor", "cores"]].drop_duplicates().values if len(timing) else []
     return "; ".join(f"{processor}, {cores} cores" for processor, cores in machines)
 

@@ -160,7 +160,7 @@ ANSWERS = (  # claim, what it compares, unit; MSE against random first, whatever
     ("C2b-random", "the same at equal acc2 (mean height of MSE's curve over random's)", "points"),
     ("C2-bottom", "MSE minus the least similar filters at 50 %, in acc1", "points"),
     ("C2-Pearson", "MSE minus Pearson at 50 %, in acc1", "points"),
-    ("C2b-trajectory", "MSE's curve over fine-tuning's own trajectory, at equal acc2", "points"),
+    ("C2b-trajectory", "MSE's curve over fine-tuning stopped early, at equal acc2", "points"),
     ("C2b-interpolation", "MSE's curve over the straight line of weights, at equal acc2", "points"),
     (
         "C3a",
@@ -168,8 +168,8 @@ ANSWERS = (  # claim, what it compares, unit; MSE against random first, whatever
         "points",
     ),
     ("C0", "what fine-tuning loses of acc1", "points"),
-    ("C5b", "overlap of MSE's choice with the choice from the mean map of all classes", "share"),
-    ("C5c", "overlap of MSE's choice with the choice from the worst null map", "share"),
+    ("C5b", "overlap of MSE's choice with that by the mean map of all classes", "share"),
+    ("C5c", "overlap of MSE's choice with that by the closest map without content", "share"),
     ("C5", "correlation (Spearman) of MSE's score with the damage of ablation", "of 1"),
     ("C6", "correlation of MSE's ranking with itself made again, the worst of four ways", "of 1"),
 )
@@ -445,19 +445,23 @@ def grafts_beside_arms(grafts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame
     return table.assign(agree=agree)
 
 
+MEASURED = "ablation_damage"  # the ranking that is the damage, of training images
+
+
 def answer_examined(atlas: pd.DataFrame, readouts: pd.DataFrame) -> str:
-    """What the explanations tell in words: the paper's ranking, the best one and the ceiling, and
-    what is left of task 1 after round 2."""
+    """What the explanations tell in words: the paper's ranking, the best one that has not measured
+    the damage itself, and the ceiling; and what a linear probe finds of task 1 after round 2."""
     means = atlas.groupby(["ranking", "label"])["spearman"].mean().reset_index()
     ours = means[means["ranking"] == paper.RANKING]["spearman"].mean()
-    best = means.loc[means["spearman"].idxmax()]
-    lines = [
-        f"with the damage of ablation correlate, mean of layers: MSE {plain(ours)}, the best "
-        f"({best['label']}) {plain(best['spearman'])}, damage on other images "
-        f"{plain(atlas['ceiling'].mean())}"
-    ]
-    left = readouts.groupby(["way", "readout"], sort=False)["acc1"].mean()
-    for way in readouts["way"].unique():
-        shown = ", ".join(f"{name} {plain(value)}" for name, value in left[way].items())
-        lines.append(f"acc1, {way}: {shown}")
-    return "\n".join(lines)
+    others = means[means["ranking"] != MEASURED]
+    best, seeds = others.loc[others["spearman"].idxmax()], atlas["seed"].nunique()
+    left = readouts.groupby(["way", "readout"], sort=False)["acc1"].mean().unstack(sort=False)
+    now, probe = left.columns[0], left.columns[-1]
+    kept = "; ".join(f"{way} {plain(x[now])} and {plain(x[probe])}" for way, x in left.iterrows())
+    return (
+        "Rank correlation of the score with the damage of switching the filter off, mean of layers "
+        f"({seeds} seed{'s' if seeds > 1 else ''}): MSE {plain(ours)}; the best ranking that does "
+        f"not measure that damage, {best['label']}, {plain(best['spearman'])}; the damage on other "
+        f"images {plain(atlas['ceiling'].mean())}.\n"
+        f"Accuracy on task 1, {now} and by a {probe}: {kept}."
+    )
