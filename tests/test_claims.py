@@ -162,7 +162,8 @@ def test_every_verdict_is_read_off_the_interval_that_stands_beside_it():
 def test_a_claim_on_overlap_says_how_many_filters_are_the_same():
     assert {"C5b", "C5c", "C5c-flat", "C5c-gaussian", "C5c-permuted"} == set(OVERLAPS)
     texts = made_up().set_index("claim").loc[list(OVERLAPS), "text"]
-    assert texts.str.endswith("is below 0.9 (95 % the same)").all()  # 2 * .9 / 1.9 = .947
+    assert texts.str.startswith("fewer than 95 % of the filters").all()  # 2 * .9 / 1.9 = .947
+    assert texts.str.endswith("(IoU below 0.9)").all()
 
 
 def test_prediction_claims_with_enough_seeds():

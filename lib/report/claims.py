@@ -507,7 +507,7 @@ EXAMINED = ("C5", "C6", "C6-noise", "C6-images", "C6-noise-pattern", "C6-images-
 
 def claims_in(setting: str, classes_per_task: int = paper.CLASSES, tasks: int = 2) -> list[Claim]:
     """The claims that are made in a setting of so many tasks with so many classes each."""
-    usual = {None, classes_per_task} if tasks == 2 else {None}
+    usual = {None, classes_per_task} if tasks <= 2 else {None}
     return [
         claim
         for claim in CLAIMS
@@ -602,7 +602,8 @@ def claims(
     setting = settings[0] if settings else ""
     overlap = pd.DataFrame() if overlap is None else overlap
     tables = Tables(runs.assign(average=average(runs)), accuracy, trajectory, overlap, **more)
-    table = claims_in(setting, classes_per_task, tasks_in(runs))
+    tasks = tasks_in(pick(runs, FINE_TUNE).dropna(axis=1, how="all"))
+    table = claims_in(setting, classes_per_task, tasks)
     values = {claim.id: claim.estimate(tables, *claim.arms) for claim in table}
     p = {claim.id: claim.rule.p(values[claim.id]) for claim in table}
     level = levels(table, values, setting)
