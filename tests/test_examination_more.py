@@ -12,8 +12,8 @@ from lib.network import conv_layers, norm_layers
 from lib.ranking import RANKINGS, similarity
 from lib.report import claims, figures, words
 from lib.saliency import choose_images, class_maps, fullgrad, scale
-from lib.study import examined, jobs
-from lib.study.profile import load
+from lib.study import examined, jobs, tables
+from lib.study.profile import Arm, load
 from references import examination as slow
 from tests.made_up import study
 from tests.test_rankings_more import small, small_task
@@ -368,6 +368,38 @@ def test_rows_of_what_was_examined_are_made_once(tiny, capsys):
     costs = {row["ranking"]: row for row in examined.ranking_cost_rows(p)}
     assert costs["weight_norm"]["needs"] == "nothing" and costs["weight_norm"]["seeds"] == 1
     assert all(row["seconds"] >= 0 for row in costs.values()) and "loss_change" not in costs
+
+
+@pytest.mark.parametrize("tasks", [2, 3])
+def test_what_is_left_after_an_arm_is_read_off_the_very_network_of_its_row(small_study, tasks):
+    arms = (
+        Arm(name="fine-tune"),
+        Arm(name="half", method="freeze", options={"ranking": "random", "fraction": 0.5}),
+        Arm(name="PackNet", method="packnet", options={"retrain": 1}),  # has a view of each task
+        Arm(name="together", curriculum="joint20"),
+    )
+    study = small_study(*arms, tasks=tasks, network={"heads": "per_task"})
+    look = study.model_copy(update={"examine": study.examine.model_copy(update={"arms": "all"})})
+    assert not jobs.PRODUCTS["left"].parts(look, 1)  # of a seed that is not examined
+    look = examined.with_shown(look, 1)
+    assert list(jobs.PRODUCTS["left"].parts(look, 1)) == ["half", "PackNet"]
+    some = look.model_copy(update={"examine": look.examine.model_copy(update={"arms": ("half",)})})
+    assert list(jobs.PRODUCTS["left"].parts(some, 1)) == ["half"]
+    jobs.fulfil(look, "task1", "run", "left", workers=1)
+    rows = {row["arm"]: row for row in tables.collect(look)["runs"]}
+    found = pd.DataFrame(examined.readout_rows(look)).set_index(["way", "readout"])["acc1"]
+    for arm in ("half", "PackNet"):
+        assert found[arm, "as it is"] == rows[arm]["acc1"]
+    assert found["PackNet", "both put back"] >= 0 and len(found) == 10
+
+
+def test_arms_to_examine_are_the_profile_s_own(tmp_path):
+    assert load("smoke").examine.arms == ("MSE 50 %",)
+    (tmp_path / "odd.yaml").write_text(TINY)
+    assert load(str(tmp_path / "odd.yaml")).examine.arms == ()  # other arms than smoke's
+    (tmp_path / "odd.yaml").write_text(TINY.replace("masks: 2", "masks: 2, arms: [nobody]"))
+    with pytest.raises(ValueError, match="examine: arms: nobody: no such arm; expected names"):
+        load(str(tmp_path / "odd.yaml"))
 
 
 def test_a_ranking_s_rows_depend_on_no_other_ranking(tiny, monkeypatch):

@@ -124,6 +124,14 @@ FIGURES = {  # in the order of the study's questions
         "pixels are deleted, and similarity of maps within and between classes.",
         "Maps that stay alike while layers are randomised do not show what was learned.",
     ),
+    "readouts": Shown(
+        "Did the features forget, or the head?",
+        "A line for each arm with five marks on a scale of accuracy on task 1 after task 2: as the "
+        "network is, with the old head, the old batch-norm statistics or both put back, and by a "
+        "linear probe.",
+        "Where the probe lies far right of the network as it is, the features still tell the "
+        "classes apart, and head or batch norm forgot.",
+    ),
     "grafts": Shown(
         "Putting filters back, without training",
         "Accuracy on both tasks of the fine-tuned network with chosen filters put back to what "

@@ -19,7 +19,7 @@ from lib import examination, freezing, visualization
 from lib.methods import Freeze
 from lib.network import conv_layers
 from lib.ranking import RANKINGS
-from lib.study.arms import SEEN
+from lib.study.arms import SEEN, needs
 from lib.study.engine import say
 from lib.study.keys import SCIENCE, fields, versions
 from lib.study.materials import epochs, tasks
@@ -38,6 +38,7 @@ from lib.study.products import (
     task1_key,
 )
 from lib.study.profile import Profile, parse_seeds
+from lib.study.runs import arm_named, run_key, trained
 from lib.study.store import digest
 from lib.training import fit
 
@@ -50,6 +51,7 @@ EXAMINED = (
     "complexity",
     "retrained",
     "readouts",
+    "left",
     "grafts",
 )
 WAYS = ("fine-tune", "all frozen")  # of going through round 2, told apart by what is left
@@ -274,6 +276,43 @@ def readouts(profile: Profile, seed: int) -> dict:
     return {"seed": seed, "lineage": task1(profile, seed)["lineage"], "rows": rows}
 
 
+def _asked_what_is_left(profile: Profile, seed: int) -> Sequence[str]:
+    """Arms beside WAYS that `examine.arms` names."""
+    asked = profile.examine.arms
+    return [
+        arm.name
+        for arm in profile.arms
+        if seed in examined_seeds(profile)
+        and (asked == "all" or arm.name in asked)
+        and arm.from_checkpoint
+        and arm.asked_for(seed)
+        and arm.name not in WAYS
+    ]
+
+
+def left_key(profile: Profile, seed: int, name: str) -> dict:
+    """What is left after an arm depends on what its run depends on."""
+    return {"science": SCIENCE["retrained"], "run": run_key(profile, seed, name)}
+
+
+@product(
+    left_key,
+    needs=lambda profile, name: needs(arm_named(profile, name)),
+    parts=_asked_what_is_left,
+    published=True,
+)
+def left(profile: Profile, seed: int, name: str) -> dict:
+    """`readouts` after an arm. Its row holds no weights, so it is trained again."""
+    model, before = network_after_task1(profile, seed), task1(profile, seed)
+    method, _ = trained(arm_named(profile, name), seed, profile, model, ", again")
+    with method.view(model, 1):
+        found = examination.readouts(
+            model, before["model"], tasks(profile, seed)[0], profile.recipe.precision
+        )
+    rows = [{"way": name, "readout": readout, "acc1": acc1} for readout, acc1 in found.items()]
+    return {"seed": seed, "lineage": before["lineage"], "rows": rows}
+
+
 def grafts_key(profile: Profile, seed: int, name: str) -> dict:
     """What a ranking's grafts depend on."""
     key = {**retrained_key(profile, seed), **_ranking_key(profile, seed, name)}
@@ -363,8 +402,8 @@ def complexity_rows(profile: Profile) -> list[dict]:
 
 
 def readout_rows(profile: Profile) -> list[dict]:
-    """readouts.csv: seed, lineage, way, readout, acc1."""
-    return _rows(profile, "readouts")
+    """readouts.csv: seed, lineage, way (before round 2, or an arm), readout, acc1."""
+    return _rows(profile, "readouts") + _rows(profile, "left")
 
 
 def graft_rows(profile: Profile) -> list[dict]:

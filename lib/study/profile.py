@@ -122,12 +122,15 @@ class Examine(Checked):
     """Whose explanations are examined, and how closely; see `lib.study.examined`.
 
     seeds: such as "1-3" (None: none but the one a notebook shows); images of a class behind a
-    measured damage; filters of a layer visualised again; masks: random ones that are grafted."""
+    measured damage; filters of a layer visualised again; masks: random ones that are grafted; arms
+    whose features are asked what is left of task 1, each trained once more for it: names, or
+    "all"."""
 
     seeds: str | None = None
     images: int = Field(50, ge=2)
     filters: int = Field(16, ge=2)
     masks: int = Field(200, ge=1)
+    arms: tuple[str, ...] | Literal["all"] = ()
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -307,6 +310,16 @@ class Profile(Checked):
             raise ValueError(f"arm names must be unique; given twice: {', '.join(twice)}")
         return arms
 
+    @model_validator(mode="after")
+    def _examines_arms_it_has(self):
+        names = () if self.examine.arms == "all" else self.examine.arms
+        if strange := [name for name in names if name not in {arm.name for arm in self.arms}]:
+            raise ValueError(
+                f"examine: arms: {', '.join(strange)}: no such arm; expected names of the "
+                'profile\'s own arms, or "all"'
+            )
+        return self
+
     @property
     def seed_list(self) -> list[int]:
         """The seeds of this run in order."""
@@ -360,6 +373,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
         raise FileNotFoundError(f"{path}, extends: {error}") from None
     base = _read(below, (*above, path))
     base["arms"] = [*(base.get("arms") or []), *(given.pop("more_arms", None) or [])]
+    if "arms" in given and isinstance(base.get("examine"), dict):
+        base["examine"].pop("arms", None)  # names of the arms below
     for key, value in given.items():
         merge = isinstance(value, dict) and isinstance(base.get(key), dict)
         base[key] = {**base[key], **value} if merge else value

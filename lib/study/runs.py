@@ -97,32 +97,40 @@ def sequence(arm: Arm, seed: int, profile: Profile, lineage: str) -> dict:
     """Round 2 and later rounds from the task-1 checkpoint, by the arm's method; made anew."""
     with reproducibly():
         split, model = tasks(profile, seed), network_after_task1(profile, seed)
-        precision, accuracy = profile.recipe.precision, []
+        precision = profile.recipe.precision
         before = {f"acc{k}_before": evaluate(model, t, precision) for k, t in enumerate(split, 1)}
         before["loss1_before"] = measure(model, split[0], precision)["loss"]
-        method = METHODS[arm.method](**arm.options)
-        context = Context(
-            split,
-            seed,
-            profile.recipe,
-            scores=lambda *_: {},
-            accuracies=lambda m: {t.name: evaluate(m, t, precision) for t in split},
-            path=lambda: task1(profile, seed)["path"],
-            initial=lambda: dict(
-                fresh_network(profile, seed, outputs_of(split)).named_parameters()
-            ),
-            say=lambda line: say(f"seed {seed}  {arm.name}  {line}"),
-        )
-        for number, task in enumerate(split[1:], 2):
-            now = replace(context, round=number, scores=_scores(profile, seed, model, number))
-            method.before(model, task, now)
-            label = f"seed {seed}  {arm.name}" + (f"  round {number}" if len(split) > 2 else "")
-            history = fit(model, task, profile.recipe, method, seed, split, epochs(label))
-            accuracy += [{"round": number, **row} for row in history.accuracy]
-            method.after(model, task, now)
+        method, accuracy = trained(arm, seed, profile, model)
         realised = frozen_fraction(model, method)
         row = _row(profile, arm, seed, lineage, model, split, method, realised=realised, **before)
         return {"row": row, "accuracy": accuracy, **method.records()}
+
+
+def trained(
+    arm: Arm, seed: int, profile: Profile, model: nn.Module, again: str = ""
+) -> tuple[Method, list[dict]]:
+    """Train the network after task 1 through round 2 and later ones, in place: the method as it is
+    then, and accuracies by round and epoch. again: a word for the log, of a run made once more."""
+    split, precision = tasks(profile, seed), profile.recipe.precision
+    method, name, accuracy = METHODS[arm.method](**arm.options), f"{arm.name}{again}", []
+    context = Context(
+        split,
+        seed,
+        profile.recipe,
+        scores=lambda *_: {},
+        accuracies=lambda m: {t.name: evaluate(m, t, precision) for t in split},
+        path=lambda: task1(profile, seed)["path"],
+        initial=lambda: dict(fresh_network(profile, seed, outputs_of(split)).named_parameters()),
+        say=lambda line: say(f"seed {seed}  {name}  {line}"),
+    )
+    for number, task in enumerate(split[1:], 2):
+        now = replace(context, round=number, scores=_scores(profile, seed, model, number))
+        method.before(model, task, now)
+        label = f"seed {seed}  {name}" + (f"  round {number}" if len(split) > 2 else "")
+        history = fit(model, task, profile.recipe, method, seed, split, epochs(label))
+        accuracy += [{"round": number, **row} for row in history.accuracy]
+        method.after(model, task, now)
+    return method, accuracy
 
 
 def _scores(profile: Profile, seed: int, model: nn.Module, number: int):

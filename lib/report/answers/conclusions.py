@@ -140,6 +140,17 @@ def _of_reliability(claims: pd.DataFrame) -> str:
     return _of_examined(claims, "C6", words)
 
 
+def _of_readouts(table: pd.DataFrame) -> str:
+    left = table[table["way"] != "before"].groupby(["way", "readout"], sort=False)["acc1"].mean()
+    left = left.unstack(sort=False)
+    if not {"as it is", "linear probe"} <= set(left):
+        return ""
+    parts = [
+        f"{way} {plain(x['as it is'])} and {plain(x['linear probe'])}" for way, x in left.iterrows()
+    ]
+    return f"As the network is, and by a linear probe: {'; '.join(parts[:2])}."
+
+
 def _of_budget(table: pd.DataFrame) -> str:
     whole = table[(table["layer"] == "all") & np.isclose(table["nominal"], 0.5)]
     shares = whole.set_index("rule")["fraction"]
@@ -165,4 +176,5 @@ TOLD = {  # figure -> its tables, and what tells of them
     "realised": (("realised",), _of_budget),
     "atlas": (("claims_examined",), _of_atlas),
     "reliability": (("claims_examined",), _of_reliability),
+    "readouts": (("readouts",), _of_readouts),
 }

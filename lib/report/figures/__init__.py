@@ -22,7 +22,14 @@ from lib.report.figures.curves import (
     realised_fractions,
     shown_over_epochs,
 )
-from lib.report.figures.examined import atlas, grafts, of_examined, reliability, sanity
+from lib.report.figures.examined import (
+    atlas,
+    grafts,
+    of_examined,
+    readouts,
+    reliability,
+    sanity,
+)
 from lib.report.figures.pictures import (
     image_grid,
     matrix,
@@ -57,6 +64,7 @@ __all__ = [
     "overlay",
     "per_class",
     "plane",
+    "readouts",
     "realised_fractions",
     "reliability",
     "retained_arms",
@@ -122,7 +130,10 @@ def from_tables(
         ("realised", table("realised"), lambda t: of_budget_rules(t, *shown)),
         *(
             (name, table(name), lambda t, draw=draw: draw(t, of_examined(runs, t)))
-            for name, draw in (("atlas", atlas), ("reliability", reliability), ("grafts", grafts))
+            for name, draw in (
+                *(("atlas", atlas), ("reliability", reliability)),
+                *(("readouts", readouts), ("grafts", grafts)),
+            )
         ),
         (
             "sanity",

@@ -139,6 +139,39 @@ def sanity(
     return figure
 
 
+# what is read, as lib.examination.readouts calls it -> marker, colour, size: what often falls on
+# another mark is drawn over it, smaller
+READOUTS = {
+    "as it is": ("o", VERMILLION, 8),
+    "head put back": ("^", BLUE, 5),
+    "statistics put back": ("v", SKY, 7),
+    "both put back": ("s", GREEN, 4),
+    "linear probe": ("D", ORANGE, 5),
+}
+
+
+def readouts(table: pd.DataFrame, about: str) -> Figure:
+    """What is left of task 1 after round 2, and where: a line for each arm, means over seeds.
+
+    table: readouts.csv (seed, way, readout, acc1)."""
+    means = table.pivot_table(index="way", columns="readout", values="acc1", sort=False)
+    figure, ax = new(7.2, 0.2 * len(means) + 1.5)
+    places = np.arange(len(means))
+    ax.hlines(places, means.min(axis=1), means.max(axis=1), color=GREY, lw=0.8, zorder=1)
+    for name, (marker, tint, size) in READOUTS.items():
+        if name in means:
+            ax.plot(
+                means[name], places, marker, color=tint, ms=size, label=name, mec=ground(), mew=0.4
+            )
+    ax.set_yticks(places, means.index, fontsize=7.5)
+    ax.set(ylim=(len(means) - 0.4, -0.6), xlabel="accuracy on task 1")
+    percent(ax, "x")
+    ax.grid(axis="y", visible=False)
+    ax.legend(fontsize=7, ncols=len(READOUTS), loc="lower center", bbox_to_anchor=(0.45, 1.0))
+    figure.suptitle(f"{about}; means over seeds", fontsize=9)
+    return figure
+
+
 def grafts(table: pd.DataFrame, about: str) -> Figure:
     """Accuracy on both tasks with a ranking's choice of filters put back into the fine-tuned
     network, a panel for each fraction: small dots are random choices, the other marks rankings
