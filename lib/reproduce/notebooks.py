@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import re
 import sys
@@ -43,6 +44,8 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
     ends it. One run at a time works on a profile's results."""
     wanted = _asked_for(arguments.only)
     results, start = results_dir(profile.name), time.time()
+    # papermill's tasks complain of themselves when a run is interrupted
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     if all(is_current(n, profile) for n in wanted) and report_is_current(profile):
         print(
             f"profile {profile.name}: all {len(wanted)} notebooks are current; results: {results}"
@@ -119,7 +122,7 @@ def _execute(
     for attempt in (1, 2, 3):
         try:
             log = results / "log.txt"
-            with _told_of_interruption(), kernel() as running, _following(log):
+            with kernel() as running, _following(log):
                 papermill.execute_notebook(
                     str(source_of(notebook)),
                     str(folder / "notebook.ipynb"),
@@ -252,30 +255,6 @@ def _following(log: Path) -> Iterator[None]:
         over.set()
         thread.join()
         pass_on()
-
-
-@contextmanager
-def _told_of_interruption() -> Iterator[None]:
-    """Ctrl-C inside ends in KeyboardInterrupt: nbclient answers it by ending the kernel, and then
-    speaks of a kernel that died."""
-    from jupyter_core.utils import ensure_event_loop
-
-    loop, told = ensure_event_loop(), []
-    add = loop.add_signal_handler
-
-    def listen(number, callback, *given):
-        add(number, lambda: (told.append(number), callback(*given)))
-
-    loop.add_signal_handler = listen
-    try:
-        yield
-    except Exception:
-        if not told:
-            raise
-    finally:
-        loop.add_signal_handler = add
-    if told:
-        raise KeyboardInterrupt
 
 
 # --- the report -----------------------------------------------------------------------------------
