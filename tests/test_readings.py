@@ -1,5 +1,6 @@
 """The grid of readings on a tiny network for real, and its table, sentence and figure by hand."""
 
+import argparse
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ from lib.freezing import as_many, union
 from lib.ranking import RANKINGS
 from lib.report import figures, paper
 from lib.report import readings as shown
+from lib.reproduce import plan
 from lib.study import readings
 from lib.study.__main__ import main
 from lib.study.profile import Candidate, load
@@ -90,6 +92,15 @@ def test_the_grid_for_real(tiny, tmp_path, capsys, monkeypatch, heat_maps, class
     path, chosen = tiny(), tuple(product(scopes, readings.RULES))
     for name, values in (("HEAT_MAPS", heat_maps), ("CLASS_MAPS", class_maps), ("CHOSEN", chosen)):
         monkeypatch.setattr(readings, name, values)
+    published = []
+    monkeypatch.setattr(plan, "PLAN", ((str(path), "1"),))
+    monkeypatch.setattr(plan, "publish", lambda profile, _: published.append(profile.seeds))
+    given = argparse.Namespace(data=None)
+    assert readings.lacking(load(str(path)))
+    plan.record(load(str(path)), given)  # make record runs a grid too, and once
+    assert not readings.lacking(load(str(path))) and published == ["1"]
+    plan.record(load(str(path)), given)
+    assert published == ["1"]
     assert main(["--profile", str(path), "--readings", "grid"]) == 0
     rows = pd.read_csv(tmp_path / "results/tiny/tables/readings.csv")
     assert len(rows) == (len(heat_maps) * len(class_maps) + 1) * len(chosen)

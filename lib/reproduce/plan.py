@@ -15,6 +15,7 @@ PLAN = (
     ("compact_two_heads", "21-40"),
     ("paper_batch_norm", "1-20"),
     ("paper_two_heads", "1-20"),
+    ("compact_readings", "21-23"),
     ("compact_four_tasks", "41-43"),
     ("compact_draws", "51-60"),
     ("compact_ten_tasks", "44"),
@@ -26,6 +27,7 @@ PLAN = (
 def record(profile: Profile, arguments: argparse.Namespace) -> None:
     """Whatever the plan still lacks, seed by seed. The data source given (`--data`) serves every
     setting."""
+    from lib.study import readings
     from lib.study.inputs import check
     from lib.study.jobs import complete, lacking
 
@@ -35,8 +37,9 @@ def record(profile: Profile, arguments: argparse.Namespace) -> None:
         check(load(name, data=arguments.data))
         for seed in parse_seeds(seeds):
             one = load(name, str(seed), arguments.data)
-            if lacking(one, seed):
+            grid = bool(one.readings.recipes)  # which has readings in place of arms
+            if readings.lacking(one) if grid else lacking(one, seed):
                 print(f"{name}, seed {seed}", flush=True)
-                complete(one)
+                readings.make(one) if grid else complete(one)
                 publish(one, argparse.Namespace(rows=True))
     print("the record is complete: make reproduce and make publish a profile for its tables")

@@ -160,6 +160,18 @@ def run_all(profile: Profile, workers: int | None = None) -> None:
         engine.side_by_side(missing, Making(wanted), log, workers)
 
 
+def make(profile: Profile, workers: int | None = None) -> None:
+    """Which recipes learn, then whatever is missing of the grid."""
+    learn(profile, workers)
+    run_all(profile, workers)
+
+
+def lacking(profile: Profile) -> bool:
+    """True if a reading or its twin is missing on one of the profile's seeds."""
+    rows = table(profile)
+    return not rows or len(rows) < rows[0]["of_readings"] * len(profile.seed_list)
+
+
 def table(profile: Profile) -> list[dict]:
     """Rows of readings.csv, of the profile's seeds and of what is there: the reading's choices,
     seed, lineage, how much was frozen, both accuracies of it and of its random twin, and how many
