@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.report import answers, page, statistics, words
+from lib.report import answers, figures, page, statistics, words
 from lib.report.answers import lines
 from lib.report.claims import NO_ROOM, claims
 from lib.report.statistics import summary
@@ -412,6 +412,20 @@ def test_the_page_of_the_record_holds_everything_in_one_file(compact):
 
 def test_the_same_tables_give_the_same_page(compact):
     assert page.page(RECORD, "compact, one head", load("compact").about) == compact
+
+
+def test_figures_just_drawn_are_taken_as_they_are_and_give_the_same_pictures(tmp_path):
+    with_tables(tmp_path, "compact", "runs", "arms")
+    folder = tmp_path / "compact"
+    figures.use_style()
+    for name, figure in figures.from_tables(page.reader(folder)).items():
+        figures.save(figure, folder / "figures", name)
+    fresh = page.pictures(folder, "compact, one head")
+    assert page.pictures(folder, "compact, one head", again=False) == fresh and len(fresh) == 3
+    (folder / "figures/retained.png").write_bytes((folder / "figures/plane.png").read_bytes())
+    (folder / "figures/retained.svg").unlink()
+    taken = page.pictures(folder, "compact, one head", again=False)
+    assert taken["retained"].src != fresh["retained"].src  # what is there, unasked
 
 
 def test_names_are_text_whatever_they_hold(tmp_path):

@@ -430,14 +430,14 @@ CLAIMS = (
     ),
     Claim(
         "C2b-trajectory",
-        "MSE's curve lies above fine-tuning stopped early at equal acc2",
+        "MSE lies above fine-tuning stopped early at equal acc2",
         (MSE(), FINE_TUNE),
         over_control("trajectory"),
         Difference(),
     ),
     Claim(
         "C2b-interpolation",
-        "MSE's curve lies above the straight line of weights at equal acc2",
+        "MSE lies above the straight line of weights at equal acc2",
         (MSE(), FINE_TUNE),
         over_control("interpolation"),
         Difference(),
