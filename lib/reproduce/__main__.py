@@ -10,10 +10,9 @@ What each command does stands in `lib.reproduce.commands`; errors end in one sen
 
 from __future__ import annotations  # so that a Python too old gets as far as to say so
 
-import sys
 from collections.abc import Sequence
 
-from lib.study.command import in_one_sentence
+from lib.study.command import in_one_sentence, leave
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,4 +29,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

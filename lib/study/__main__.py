@@ -9,10 +9,9 @@ from __future__ import annotations  # so that a Python too old gets as far as to
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 
-from lib.study.command import Parser, in_one_sentence
+from lib.study.command import Parser, in_one_sentence, leave
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,4 +129,4 @@ def _dealt(seeds: list[int], shard: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
