@@ -414,16 +414,26 @@ def test_the_same_tables_give_the_same_page(compact):
     assert page.page(RECORD, "compact, one head", load("compact").about) == compact
 
 
-def test_figures_just_drawn_are_taken_as_they_are_and_give_the_same_pictures(tmp_path):
-    with_tables(tmp_path, "compact", "runs", "arms")
-    folder = tmp_path / "compact"
-    figures.use_style()
-    for name, figure in figures.from_tables(page.reader(folder)).items():
+def test_figures_just_drawn_are_taken_as_they_are_and_give_the_same_pictures(tmp_path, monkeypatch):
+    folder, asked = with_tables(tmp_path, "compact", "runs", "arms"), []
+
+    def from_tables(read, but=()):
+        asked.append(set(but))
+        drawn = {}
+        for name in {"retained", "forest"} - set(but):
+            drawn[name], ax = figures.style.new(2, 1)
+            ax.set_title(name)
+        return drawn
+
+    monkeypatch.setattr(page.figures, "from_tables", from_tables)
+    monkeypatch.setattr(page.figures, "forest", lambda *_: from_tables(None)["forest"])
+    for name, figure in from_tables(None).items():
         figures.save(figure, folder / "figures", name)
     fresh = page.pictures(folder, "compact, one head")
-    assert page.pictures(folder, "compact, one head", again=False) == fresh and len(fresh) == 3
-    (folder / "figures/retained.png").write_bytes((folder / "figures/plane.png").read_bytes())
-    (folder / "figures/retained.svg").unlink()
+    assert page.pictures(folder, "compact, one head", again=False) == fresh
+    assert {"retained"} in asked and set(fresh) == {"forest", "retained"}  # the forest says names
+    for kind in ("png", "svg"):
+        (folder / f"figures/forest.{kind}").rename(folder / f"figures/retained.{kind}")
     taken = page.pictures(folder, "compact, one head", again=False)
     assert taken["retained"].src != fresh["retained"].src  # what is there, unasked
 
