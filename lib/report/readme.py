@@ -98,7 +98,9 @@ def _costs(published: Path) -> str:
             said.append(f"*{setting.name}* {minutes:.0f}")
     on = _hardware(published / "quick") or "the machine of the record"
     first = (
-        f"`make reproduce` took {took:.0f} minutes (seeds {quick[0]['seeds']}). " if quick else ""
+        f"the notebooks of `make reproduce` took {took:.1f} minutes (seeds {quick[0]['seeds']}). "
+        if quick
+        else ""
     )
     words = "Minutes for all arms of one seed, two side by side, added up from the record"
     words = f"{words}: {'; '.join(said)}."
