@@ -5,8 +5,8 @@
     x = augment(first.x[:64], images, generator, padding=4, flip=True)      # (64, 3, 32, 32) float
 
 Sources: `cifar100` (torchvision; downloads with its checksum, or reads `root`), `cifar100:FOLDER`,
-`digits` (scikit-learn's, inside the package), a path ending in `.npz`, or a folder of images in
-class folders."""
+`digits` (scikit-learn's, inside the package; kept in `root`), a path ending in `.npz`, or a folder
+of images in class folders."""
 
 import hashlib
 import os
@@ -168,8 +168,9 @@ def _digits(root: Path):
         x, digits.target, test_size=0.3, random_state=0, stratify=digits.target
     )
     raw = x, y, x_test, y_test, [str(n) for n in digits.target_names]
-    with suppress(OSError):  # no place for it is no harm
-        root.is_dir() and _keep(kept, **dict(zip((*NPZ_KEYS, "fine_label_names"), raw)))
+    if root.is_dir():
+        with suppress(OSError):  # no room for it is no harm
+            _keep(kept, **dict(zip((*NPZ_KEYS, "fine_label_names"), raw)))
     return raw
 
 

@@ -444,7 +444,7 @@ CLAIMS = (
     ),
     Claim(
         "C2c-gain",
-        "MSE at 50 % gains more than 1.5 times on task 2 what it loses on task 1",
+        f"MSE at 50 % gains more than {NEARLY_TWICE:g} times on task 2 what it loses on task 1",
         (MSE(0.5),),
         gained_over_lost,
         Threshold(NEARLY_TWICE),

@@ -177,8 +177,8 @@ def table(profile: Profile) -> list[dict]:
     seed, lineage, how much was frozen, both accuracies of it and of its random twin, and how many
     readings and seeds the whole grid has."""
     found, chosen = [], recipes(profile)
-    whole = len(variants(chosen[:1])) * profile.readings.most * len(CHOSEN)
-    whole = {"of_readings": whole, "of_seeds": len(profile.seed_list)}
+    readings = len(variants(chosen[:1])) * profile.readings.most * len(CHOSEN)
+    whole = {"of_readings": readings, "of_seeds": len(profile.seed_list)}
     for variant in variants(chosen):
         wanted = variant.of(profile)
         for (scope, rule), pair in zip(CHOSEN, _pairs(profile.readings.fraction)):

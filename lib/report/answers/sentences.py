@@ -22,7 +22,7 @@ from lib.report.figures import chance_differences
 from lib.report.statistics import average, in_common, interval, paired, tasks_in
 from lib.report.words import headline, percent, sameness
 
-SAYS = {  # a verdict's first word -> what it says of freezing by explanation
+SAYS = {  # what a verdict comes to (`says`) -> what it says of freezing by explanation
     "supported": "keeps more of the first task than freezing as many at random",
     "contradicted": "does not keep a point more of the first task than freezing as many at random",
     "equivalent": "keeps as much of the first task, to within a point, as freezing at random",
@@ -71,7 +71,7 @@ def against_chance(claims: pd.DataFrame, runs: pd.DataFrame | None = None) -> st
             told = listed([_at(share, row) for share, row in others])
             return (
                 "Freezing the filters that explanation chooses keeps, beyond freezing as many at "
-                f"random, {told} of the first task; no registered claim is on this setting."
+                f"random, {told} of the first task; no registered claim asks it of this setting."
             )
         return headline(claims)  # says what is missing
     said = []
