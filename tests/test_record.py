@@ -9,12 +9,17 @@ import pandas as pd
 import pytest
 
 from lib.reproduce import record
+from lib.study import readings
 from lib.study.jobs import lacking
 from lib.study.keys import LATER, fields, seed_in, versions
+from lib.study.products import store
 from lib.study.profile import Examine, load
+from lib.study.runs import run_key
 from lib.study.tables import collect
 
-PROFILES = sorted(path.parent.name for path in record.PUBLISHED.glob("*/runs"))
+PUBLISHED = sorted(path.parent.name for path in record.PUBLISHED.glob("*/runs"))
+GRIDS = [name for name in PUBLISHED if load(name).readings.recipes]  # readings in place of arms
+PROFILES = [name for name in PUBLISHED if name not in GRIDS]
 FIRST_FIELDS = {  # what stood in a key when the first rows were published
     "network": {"depth", "width", "batch_norm", "image_size", "heads", "classifier", "init"},
     "recipe": {
@@ -51,18 +56,19 @@ def published_lines(name):
         yield from map(json.loads, pack.read_text().splitlines())
 
 
+def study_rows(name):
+    """The lines of a profile's published runs, those of tuning seeds left out."""
+    lines = published_lines(name)
+    return [x for x in lines if x["kind"] == "run" and seed_in(x["meta"]["key"]) < 1000]
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_published_row_is_found_under_its_key(restored, name):
     profile = restored(name)
     if all(line["kind"] != "atlas" for line in published_lines(name)):  # published before there was
         profile = profile.model_copy(update={"examine": Examine()})  # anything to examine
-    study_rows = [
-        line
-        for line in published_lines(name)
-        if line["kind"] == "run" and seed_in(line["meta"]["key"]) < 1000
-    ]
     tables = collect(profile)
-    assert len(tables["runs"]) == len(study_rows) > 0
+    assert len(tables["runs"]) == len(study_rows(name)) > 0
     # a seed of which everything was published lacks nothing: no checkpoint, no map, no filter
     whole = {row["seed"] for row in tables["runs"] if row["arm"] == profile.arms[-1].name}
     counts = pd.DataFrame(tables["runs"]).groupby("seed")["arm"].nunique()
@@ -81,6 +87,32 @@ def test_the_tables_of_the_record_follow_from_its_rows(restored, name, tmp_path)
             made = tmp_path / f"{table}.csv"
             pd.DataFrame(tables[table]).to_csv(made, index=False, lineterminator="\n")
             assert made.read_bytes() == there.read_bytes(), table
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_published_row_of_a_grid_is_a_reading_s_or_its_twin_s(restored, name):
+    profile = restored(name)
+    found = set()
+    for variant in readings.variants(readings.recipes(profile)):
+        wanted = variant.of(profile)
+        shelf = store(wanted)
+        for seed in wanted.seed_list:
+            for arm in wanted.arms:
+                key = run_key(wanted, seed, arm.name)
+                found |= {shelf.path("run", key, branch=b).name for b in shelf.branches("run", key)}
+    assert found == {line["name"] for line in study_rows(name)} != set()
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_tables_of_a_grid_follow_from_its_rows(restored, name, tmp_path):
+    profile = restored(name)
+    for table, made in (
+        ("readings", readings.table(profile)),
+        ("recipes", readings.recipes_table(profile)),
+    ):
+        pd.DataFrame(made).to_csv(tmp_path / "made.csv", index=False, lineterminator="\n")
+        there = record.PUBLISHED / name / "tables" / f"{table}.csv"
+        assert (tmp_path / "made.csv").read_bytes() == there.read_bytes(), table
 
 
 @pytest.mark.parametrize("section", FIRST_FIELDS)
