@@ -53,6 +53,13 @@ def drawn():
     return page.pictures(RECORD, "compact, one head")
 
 
+def few_figures(monkeypatch, *names):
+    """Of figures from tables only these are drawn: seconds saved where a test is not of them."""
+    everyone = set(page.FIGURES) - set(names)
+    usual = figures.from_tables
+    monkeypatch.setattr(figures, "from_tables", lambda read, but=(): usual(read, {*but, *everyone}))
+
+
 @pytest.fixture(scope="module")
 def compact(drawn):
     """The page of the published profile compact."""
@@ -438,7 +445,8 @@ def test_figures_just_drawn_are_taken_as_they_are_and_give_the_same_pictures(tmp
     assert taken["retained"].src != fresh["retained"].src  # what is there, unasked
 
 
-def test_names_are_text_whatever_they_hold(tmp_path):
+def test_names_are_text_whatever_they_hold(tmp_path, monkeypatch):
+    few_figures(monkeypatch, "retained", "forest")
     shutil.copytree(RECORD / "tables", tmp_path / "tables")
     evil = "<b>&$x_{$ \"quoted\" 'too'</b>"
     for table, columns in {
@@ -494,6 +502,7 @@ def test_the_overview_holds_every_setting_and_a_forest_of_those_alike(drawn, tmp
 
 
 def test_report_writes_of_the_record_and_of_results_here(tmp_path, monkeypatch, capsys):
+    few_figures(monkeypatch, "retained", "forest")
     published = tmp_path / "published"
     for name in ("compact", "quick"):
         (with_tables(published, name, "runs", "claims", "arms") / "runs").mkdir()

@@ -5,9 +5,7 @@ import os
 import re
 import time
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from lib.reproduce import notebooks
 from lib.study.engine import progress
@@ -70,6 +68,9 @@ with watching(2, "run"):
 
 
 def test_a_kernel_shows_bars_to_a_person_and_keeps_one_line_otherwise(monkeypatch):
+    import nbformat  # here, for it takes seconds to import
+    from nbclient import NotebookClient
+
     monkeypatch.setitem(os.environ, "HEADLESS", "")
     silent = 'import os\nos.environ["HEADLESS"] = "1"' + WORK
     notebook = nbformat.v4.new_notebook(

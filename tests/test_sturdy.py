@@ -500,9 +500,13 @@ def test_an_error_of_the_system_in_a_notebook_gets_its_advice():
     assert advice_in(f"[Errno 28] {ADVICE[28]}") == ""
 
 
-def test_ctrl_c_while_workers_train_is_one_sentence_and_leaves_no_process(tmp_path):
+def test_ctrl_c_while_workers_train_is_one_sentence_and_leaves_no_process(tmp_path, tiny_npz):
+    images = tiny_npz(tmp_path / "tiny.npz", classes=10)  # the first epoch ends soon
     process = subprocess.Popen(
-        [sys.executable, "-m", "lib.study", "--profile", "smoke", "--workers", "2"],
+        [
+            *(sys.executable, "-m", "lib.study", "--profile", "smoke"),
+            *("--data", images, "--workers", "2"),
+        ],
         cwd=ROOT,
         env={**os.environ, "RESULTS": str(tmp_path)},
         stdout=subprocess.PIPE,
