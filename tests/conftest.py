@@ -129,6 +129,7 @@ def small_study(monkeypatch, tmp_path, tiny_npz):
             "data": {"classes": classes},
             "network": {"width": 0.0625, "depth": 11},
             "explain": {"steps": 1, "map_images": 2},
+            "examine": {"rankings": "all"},
         }
         fields = {
             name: getattr(profile, name).model_copy(update=own | change.get(name, {}))

@@ -230,7 +230,8 @@ def test_one_section_writes_its_table(tmp_path, capsys):
 @pytest.mark.parametrize(
     "section",
     [
-        *("kernels", "freeze", "plan"),
+        *("kernels", "freeze"),
+        pytest.param("plan", marks=pytest.mark.slow),
         pytest.param("fullgrad", marks=pytest.mark.slow),
         pytest.param("compile", marks=pytest.mark.slow),
     ],

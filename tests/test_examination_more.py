@@ -13,6 +13,7 @@ from lib.ranking import RANKINGS, similarity
 from lib.report import claims, figures, words
 from lib.saliency import choose_images, class_maps, fullgrad, scale
 from lib.study import examined, jobs, tables
+from lib.study.arms import check
 from lib.study.profile import Arm, load
 from references import examination as slow
 from tests.made_up import study
@@ -309,7 +310,7 @@ TINY = """
 extends: smoke
 seeds: "1"
 recipe: {epochs: 1, batch_size: 32, lr: 0.005, momentum: 0.9, flip: false}
-examine: {images: 2, filters: 2, masks: 2}
+examine: {rankings: all, images: 2, filters: 2, masks: 2}
 arms: [{name: fine-tune}]
 """
 
@@ -344,6 +345,12 @@ def test_only_named_seeds_are_examined_and_a_notebook_s_in_any_case(tiny):
     assert kinds(shown) >= {"atlas", "grafts", "damages", "reliability", "maps", "filters"}
     assert examined.with_shown(shown, 7) is shown
     assert list(examined.judged(shown, 1)) == ["weight_norm", "random", "refuses"]  # no trial
+    of = lambda *names: shown.model_copy(  # noqa: E731
+        update={"examine": shown.examine.model_copy(update={"rankings": names})}
+    )
+    assert list(examined.judged(of("random", "loss_change"), 1)) == ["random"]
+    with pytest.raises(ValueError, match="examine: rankings: no ranking 'luck'; expected all, or"):
+        check(of("random", "luck"))
 
 
 def test_rows_of_what_was_examined_are_made_once(tiny, capsys):

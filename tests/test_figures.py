@@ -403,6 +403,8 @@ def test_every_figure_of_a_record_can_be_drawn(tmp_path):
 @pytest.mark.parametrize("name", ["$x_{$", "a $ and b $ c_{", r"\$1 & <b>"])
 def test_any_name_of_a_class_or_an_arm_can_be_drawn(name, tmp_path):
     tables = {t: recorded(t) for t in ("runs", "accuracy", "arms", "rankings", "per_class")}
+    few = tables["runs"]["fraction"].isin([0.25, 0.5]) | tables["runs"]["fraction"].isna()
+    tables["runs"] = tables["runs"][few]  # drawn in less time
     for table in ("runs", "accuracy", "arms"):
         tables[table] = tables[table].replace({"arm": {"fine-tune": name}})
     tables["arms"] = tables["arms"].replace({"label": {"MSE": name}})

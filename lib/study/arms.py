@@ -23,7 +23,13 @@ USUAL = {"rule": "turns", "scope": "weights"}  # what an arm's line means by lea
 
 def check(profile: Profile) -> None:
     """Raise ValueError, one sentence, if an arm names an unknown curriculum, method, option,
-    ranking or value."""
+    ranking or value, or the examination an unknown ranking."""
+    asked = profile.examine.rankings
+    if strange := [name for name in asked if name not in RANKINGS] if asked != "all" else []:
+        raise ValueError(
+            f"examine: rankings: no ranking {strange[0]!r}; expected all, or some of "
+            f"{', '.join(RANKINGS)}"
+        )
     for arm in profile.arms:
         if arm.curriculum not in CURRICULA:
             raise ValueError(

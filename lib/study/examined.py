@@ -80,12 +80,14 @@ def _if_examined(profile: Profile, seed: int) -> Sequence[str]:
 
 
 def judged(profile: Profile, seed: int) -> Sequence[str]:
-    """The rankings that are examined: all that need no trial, and those that do where an arm of the
-    profile has made one."""
+    """The rankings that are examined, of those asked for: all that need no trial, and those that do
+    where an arm of the profile has made one."""
     if seed not in examined_seeds(profile):
         return ()
     tried = bool(PRODUCTS["trial"].parts(profile, seed))
-    return [name for name, r in RANKINGS.items() if tried or "trial" not in r.needs]
+    may = [name for name, r in RANKINGS.items() if tried or "trial" not in r.needs]
+    asked = profile.examine.rankings
+    return may if asked == "all" else [name for name in may if name in asked]
 
 
 def _looks_at(profile: Profile, name: str) -> Sequence[str]:

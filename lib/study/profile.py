@@ -121,12 +121,13 @@ class Explain(Checked):
 class Examine(Checked):
     """Whose explanations are examined, and how closely; see `lib.study.examined`.
 
-    seeds: such as "1-3" (None: none but the one a notebook shows); images of a class behind a
-    measured damage; filters of a layer visualised again; masks: random ones that are grafted; arms
-    whose features are asked what is left of task 1, each trained once more for it: names, or
-    "all"."""
+    seeds: such as "1-3" (None: none but the one a notebook shows); rankings: names, or "all";
+    images of a class behind a measured damage; filters of a layer visualised again; masks: random
+    ones that are grafted; arms whose features are asked what is left of task 1, each trained once
+    more for it: names, or "all"."""
 
     seeds: str | None = None
+    rankings: tuple[str, ...] | Literal["all"] = "all"
     images: int = Field(50, ge=2)
     filters: int = Field(16, ge=2)
     masks: int = Field(200, ge=1)
