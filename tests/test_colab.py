@@ -2,10 +2,12 @@
 there is no project; and the public place that cells, badges and links name."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +72,73 @@ def test_on_colab_only_what_is_missing_is_installed(lacks, tmp_path):
     assert names == list(lacks) and len(pip) == bool(lacks)
     assert "no GPU here" in said[-1] and "minutes on a processor with two cores" in said[-1]
     assert ("installing captum==" in done.stdout) == bool(lacks)
+
+
+# of what the notebooks use, what Colab's runtime brings (Python 3.12): older than requirements.txt
+COLAB_HAS = """
+torch==2.11.0 torchvision==0.26.0 numpy==2.0.2 pandas==2.2.2 scipy==1.16.3 scikit-learn==1.6.1
+statsmodels==0.14.5 matplotlib==3.10.0 pydantic==2.12.3 pyyaml==6.0.3 tqdm==4.67.1 jinja2==3.1.6
+ipywidgets==7.7.1 ipykernel==6.17.1 ipython==7.34.0 nbconvert==7.16.6 nbformat==5.10.4
+""".split()
+EXECUTE = """
+import sys, nbclient, nbformat
+for path in sys.argv[1:]:
+    notebook = nbformat.read(path, 4)
+    nbclient.NotebookClient(notebook, timeout=1800).execute()
+    nbformat.write(notebook, path)
+"""
+
+
+def colab_runtime(folder):
+    """The interpreter of a new environment with what Colab has; skips where there is no Python of
+    its version."""
+    names = ("python3.12", str(Path.home() / ".pyenv/versions/3.12.1/bin/python"))
+    if not (python := next(filter(None, map(shutil.which, names)), None)):
+        pytest.skip("no Python 3.12 here")
+    subprocess.run([python, "-m", "venv", str(folder)], check=True)
+    python = str(folder / "bin/python")
+    subprocess.run([python, "-m", "pip", "install", "-q", *COLAB_HAS], check=True)
+    return python
+
+
+@pytest.mark.slow  # gigabytes of packages
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="Colab clones a repository")
+def test_with_colab_s_versions_every_notebook_runs(tmp_path):
+    python = os.environ.get("COLAB_PYTHON") or colab_runtime(tmp_path / "colab")  # one made before
+    (tmp_path / "site/google/colab").mkdir(parents=True)
+    (tmp_path / "site/google/colab/__init__.py").touch()
+    (tmp_path / "site/sitecustomize.py").write_text("import google.colab\n")  # as its kernel does
+    content = tmp_path / "content"
+    content.mkdir()
+    for path in NOTEBOOKS:
+        text = path.read_text().replace("/content/forgetting", str(content / "forgetting"))
+        (content / path.name).write_text(
+            text.replace(r"profile = \"quick\"", r"profile = \"smoke\"")
+        )
+    public = re.search(r"https://github.com/[\w.-]+/[\w.-]+", first_cell(NOTEBOOKS[0]))[0]
+    git = {
+        "GIT_CONFIG_COUNT": "1",  # the public place is this repository
+        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": public,
+    }
+    done = subprocess.run(
+        [python, "-c", EXECUTE, *sorted(p.name for p in content.glob("*.ipynb"))],
+        cwd=content,
+        env={**os.environ, **git, "PYTHONPATH": str(tmp_path / "site"), "HEADLESS": ""},
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first = json.loads((content / "00_explore.ipynb").read_text())["cells"][1]["outputs"]
+    said = "".join("".join(o.get("text", [])) for o in first)
+    if "COLAB_PYTHON" not in os.environ:
+        assert re.search("installing captum==[0-9.]+, papermill==[0-9.]+\n", said), said
+    assert "no GPU here" in said or "a GPU is there" in said
+    made = content / "forgetting/results/smoke"
+    for path in NOTEBOOKS:
+        assert (made / path.stem / "manifest.json").exists(), path.stem
+    installed = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True)
+    assert set(COLAB_HAS) <= {x.lower() for x in installed.stdout.splitlines()}  # all as it was
 
 
 def test_all_notebooks_start_alike():
