@@ -92,8 +92,8 @@ for path in sys.argv[1:]:
 def colab_runtime(folder):
     """The interpreter of a new environment with what Colab has; skips where there is no Python of
     its version."""
-    names = ("python3.12", str(Path.home() / ".pyenv/versions/3.12.1/bin/python"))
-    if not (python := next(filter(None, map(shutil.which, names)), None)):
+    by_pyenv = sorted(Path.home().glob(".pyenv/versions/3.12.*/bin/python"))
+    if not (python := shutil.which("python3.12") or next(map(str, by_pyenv), None)):
         pytest.skip("no Python 3.12 here")
     subprocess.run([python, "-m", "venv", str(folder)], check=True)
     python = str(folder / "bin/python")
