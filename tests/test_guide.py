@@ -14,7 +14,7 @@ from lib.methods import METHODS
 from lib.ranking import RANKINGS
 from lib.study import engine, trial
 from lib.study.__main__ import main
-from lib.study.materials import tasks
+from lib.study.materials import layer_names, tasks
 from lib.study.profile import ROOT, load
 from lib.study.tables import collect
 
@@ -106,6 +106,11 @@ def test_your_own_method_stands_beside_fine_tuning(place, capsys):
     for arm in ("fine-tune", "yours"):
         assert re.search(f"^{arm}{NUMBERS}", said, re.M), said
     assert "random" not in said and METHODS["pull"].keeps == "weights"
+
+
+def test_your_own_network_is_a_resnet(place):
+    commands("Your own network")  # writes the profile
+    assert any(layer.startswith("layer1") for layer in layer_names(load("net.yaml")))
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lib import network as network_room
+from lib.study import profile as profile_room
 from lib.study.arms import check
 from lib.study.jobs import jobs
 from lib.study.profile import ROOT, Arm, load, parse_seeds
@@ -234,6 +236,16 @@ def test_an_unknown_profile_is_refused(name):
         FileNotFoundError, match=f"no profile '{name}': expected one of compact, .*paper.*yaml file"
     ):
         load(name)
+
+
+def test_another_architecture_takes_over_what_any_network_has(written):
+    small = "extends: smoke\nnetwork: {architecture: resnet18, width: 0.5}\n"
+    network = load(written(small)).network
+    assert (network.width, network.depth, network.batch_norm) == (0.5, 16, False)
+    assert network.image_size == load("smoke").network.image_size
+    same = load(written("extends: smoke\nnetwork: {architecture: vgg, width: 0.5}\n")).network
+    assert (same.depth, same.batch_norm) == (11, True)
+    assert set(profile_room.VGG_ONLY) == set(network_room.VGG_ONLY)
 
 
 def test_more_arms_come_after_those_of_the_extended_profile(written, tmp_path):

@@ -25,6 +25,7 @@ from lib.study import own
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_TUNING_SEED = 1000  # seeds from here on tune and calibrate; the study's own seeds lie below
 MOST_SEEDS = 10_000  # of one run
+VGG_ONLY = ("depth", "batch_norm", "classifier")  # as in lib.network, which needs torch
 RESERVED = ("published", "bench")  # folders of results/ that belong to no profile
 
 
@@ -376,10 +377,19 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
     base["arms"] = [*(base.get("arms") or []), *(given.pop("more_arms", None) or [])]
     if "arms" in given and isinstance(base.get("examine"), dict):
         base["examine"].pop("arms", None)  # names of the arms below
+    _of_another_architecture(given.get("network"), base.get("network"))
     for key, value in given.items():
         merge = isinstance(value, dict) and isinstance(base.get(key), dict)
         base[key] = {**base[key], **value} if merge else value
     return base
+
+
+def _of_another_architecture(given: Any, base: Any) -> None:
+    """Drop from the network below what only its own architecture has, if another is named."""
+    if isinstance(given, dict) and isinstance(base, dict) and "architecture" in given:
+        if given["architecture"] != base.get("architecture", "vgg"):
+            for option in VGG_ONLY:
+                base.pop(option, None)
 
 
 def _key_that_is_no_text(given: Any) -> list:
