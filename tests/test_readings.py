@@ -120,6 +120,15 @@ def test_the_grid_for_real(tiny, tmp_path, capsys, monkeypatch, heat_maps, class
     before = sorted((tmp_path / "results/tiny/runs").rglob("*"))
     assert main(["--profile", str(path), "--readings", "grid"]) == 0  # nothing is made again
     assert sorted((tmp_path / "results/tiny/runs").rglob("*")) == before
+    # restored beside another checkpoint: a reading whose twin started elsewhere is run again
+    lineage = rows["lineage"].iloc[0]
+    one = next((tmp_path / "results/tiny/runs/run").glob(f"*.{lineage}.json"))
+    for file in one.parent.glob(f"{one.name.removesuffix('.json')}.*"):
+        file.rename(file.with_name(file.name.replace(lineage, "ba9876543210")))
+    assert readings.lacking(load(str(path)))
+    assert main(["--profile", str(path), "--readings", "grid"]) == 0
+    assert not readings.lacking(load(str(path)))
+    assert (pd.read_csv(tmp_path / "results/tiny/tables/readings.csv") == rows).all().all()
     capsys.readouterr()
 
 
@@ -198,9 +207,15 @@ def test_readings_are_counted_by_the_margin_by_hand():
     # five readings, each with a mean off by .01 / sqrt(3): above one point in 4.2 % of cases
     assert shown.by_luck(found) == pytest.approx(5 * 0.0416, abs=1e-3)
     text = shown.sentence(rows)
-    assert text.startswith("Of 5 readings of the paper, 2 keep on average at least 1 point more")
-    assert "1 at least 1 point less, and 2 lie between" in text
-    assert "With 3 seeds of each, about 0 would lie above" in text and "so few seeds" in text
+    assert text.startswith(
+        "Of 5 readings of the paper (compact network, 75 % of the filters frozen"
+    )
+    assert "2 keep on average at least 1 point more of the first task" in text
+    assert "1 at least 1 point less, and 2 lie between. With 3" in text  # no word of one head
+    assert "about 0 would lie above, and as many below" in text and "so few seeds" in text
+    assert "and 2 lie between; the 5 with one head have" in shown.sentence(
+        rows.assign(heads="shared")
+    )
 
 
 def test_one_seed_of_each_reading_tells_nothing():
@@ -215,10 +230,12 @@ def test_an_unfinished_grid_says_how_many_seeds_each_reading_has():
     rows = rows[:-1]  # the last reading lacks its second seed: its mean is another seed's
     assert sorted(shown.by_reading(rows)["n"]) == [1, 2, 2]
     text = shown.sentence(rows)
-    assert text.startswith("Of 2 of 3 readings of the paper, 1 keep")
+    assert text.startswith("Of 2 of 3 readings of the paper (") and ", 1 keep" in text
     assert "With 2 seeds of each so far, of 3, about" in text
     dots, near, far = (line.get_xydata() for line in shown.figure(rows).axes[0].lines[1:])
     assert len(dots) == 4 and len(near) + len(far) == 2
+    begun = pd.concat([rows_of(0.03, -0.02, seeds=(21, 22)), rows_of(0.5, seeds=(23,))])
+    assert shown.comparable(begun)["seed"].tolist() == [21, 22, 21, 22]  # the new seed waits
 
 
 def test_a_published_grid_is_in_the_overview_and_in_the_answer_but_is_no_setting(tmp_path):
@@ -232,7 +249,7 @@ def test_a_published_grid_is_in_the_overview_and_in_the_answer_but_is_no_setting
     assert page.published_grid(tmp_path) is None
     rows_of(0.03, -0.02, wobble=0.01).to_csv(tables / "readings.csv", index=False)
     assert page.published_settings(tmp_path) == ([], ["compact, one head"])  # which has no tables
-    said = "Of 2 readings of the paper, 1 keep on average"
+    said = "Of 2 readings of the paper ("
     assert (grid := page.published_grid(tmp_path))[1].startswith(said)
     text = page.overview([], grid=grid)
     assert text.count(said) == 2 and 'id="figure-readings"' in text  # the answer, the caption

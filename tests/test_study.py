@@ -236,11 +236,27 @@ def test_rows_under_another_lineage_get_their_reference_arms_again(
         options={"ranking": "random", "fraction": 0.5, "draw": 1},
     )
     more = profile.model_copy(update={"arms": (*profile.arms, new)})
-    assert [(j.part, j.again) for j in jobs.jobs(more, "run")] == [
-        ("random again", False),
+    todo = jobs.jobs(more, "run")
+    assert [(j.part, j.again) for j in todo] == [  # a pair first, in case the run is killed
         ("fine-tune", True),
         ("random 50 %", True),
+        ("random again", False),
     ]
+    # killed, and the checkpoint gone: the row of an arm that no reference shares counts for nothing
+    old, other = "0123456789ab", "ba9876543210"
+    row = jobs.store(profile).path("run", run_key(profile, 1, "MSE 50 %"), branch=old)
+    for path in row.parent.glob(f"{row.name.removesuffix('.json')}.*"):
+        path.rename(path.with_name(path.name.replace(old, other)))
+    assert ("run", "MSE 50 %") in jobs.lacking(profile, 1)
+    todo = jobs.jobs(profile, "run")
+    assert [(j.part, j.again) for j in todo] == [
+        ("fine-tune", True),
+        ("random 50 %", True),
+        ("MSE 50 %", True),
+    ]
+    for job in todo:
+        jobs.do(job, profile)
+    assert jobs.jobs(profile, "run") == []
 
 
 def test_tasks_drawn_by_the_seed_differ_between_seeds_and_heads_can_be_two(tiny):

@@ -48,10 +48,12 @@ def by_reading(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).sort_values("difference", kind="stable", ignore_index=True)
 
 
-def whole(found: pd.DataFrame) -> pd.DataFrame:
-    """Those of `by_reading` with the most seeds: others lie on other seeds, which are no
-    comparison."""
-    return found[found["n"] == found["n"].max()].reset_index(drop=True)
+def comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of readings that all lie on the same seeds, where a grid is still being run: without the
+    seeds that lack a reading, or without the readings that lack a seed, whichever leaves more."""
+    seeds = rows.groupby("seed")["acc1"].transform("size")
+    readings = with_differences(rows).groupby([*CHOICES])["seed"].transform("nunique")
+    return max(rows[seeds == seeds.max()], rows[readings == readings.max()], key=len)
 
 
 def above_and_below(found: pd.DataFrame, margin: float = MARGIN) -> tuple[int, int]:
@@ -70,14 +72,17 @@ def by_luck(found: pd.DataFrame, margin: float = MARGIN) -> float:
 
 def sentence(rows: pd.DataFrame) -> str:
     """How many readings lie above the margin, how many below, and what few seeds cannot say."""
-    found, first = whole(by_reading(rows)), rows.iloc[0]
+    found, first = by_reading(comparable(rows)), rows.iloc[0]
     (above, below), n = above_and_below(found), int(found["n"].max())
     points, of = f"{100 * MARGIN:.0f} point", int(first["of_readings"])
     done = f"{len(found)} readings" if len(found) == of else f"{len(found)} of {of} readings"
+    one_head = int((found["heads"] == "shared").sum())
+    little = f"; the {one_head} with one head have little room to differ" if one_head else ""
     said = (
-        f"Of {done} of the paper, {above} keep on average at least {points} more of "
-        f"the first task than freezing as many filters at random, {below} at least {points} less, "
-        f"and {len(found) - above - below} lie between"
+        f"Of {done} of the paper (compact network, 75 % of the filters frozen or each class's 75 % "
+        f"united), {above} keep on average at least {points} more of the first task than freezing "
+        f"as many filters at random, {below} at least {points} less, and "
+        f"{len(found) - above - below} lie between{little}"
     )
     seeds = f"{n} seed{'s' if n > 1 else ''} of each"
     if n < int(first["of_seeds"]):
@@ -86,20 +91,17 @@ def sentence(rows: pd.DataFrame) -> str:
     if np.isnan(luck):
         return f"{said}. With {seeds}, nothing can be said of any one."
     return (
-        f"{said}. With {seeds}, about {luck:.0f} would lie above if none made any difference. "
-        "Which reading is best, so few seeds cannot say; and as all twins of a seed share one "
-        "random order of filters, readings rise and fall together."
+        f"{said}. With {seeds}, about {luck:.0f} would lie above, and as many below, if none "
+        "made any difference. Which reading is best, so few seeds cannot say; and as all twins of "
+        "a seed share one random order of filters, readings rise and fall together."
     )
 
 
 def figure(rows: pd.DataFrame) -> Figure:
     """The specification curve: readings sorted by their mean difference, seeds as dots, the margin
     shaded; below, a mark for what each reading chooses."""
-    found, rows = whole(by_reading(rows)), with_differences(rows)
-    shown = pd.MultiIndex.from_frame(rows[[*CHOICES]]).isin(
-        pd.MultiIndex.from_frame(found[[*CHOICES]])
-    )
-    rows = rows[shown]
+    rows = with_differences(comparable(rows))
+    found = by_reading(rows)
     lines = [(c, v) for c in CHOICES for v in dict.fromkeys(rows[c])]
     drawn = Figure(figsize=(8.2, 3.4 + 0.17 * (len(lines) + len(CHOICES))), layout="constrained")
     heights = [2.6, 0.17 * (len(lines) + len(CHOICES))]
@@ -107,8 +109,9 @@ def figure(rows: pd.DataFrame) -> Figure:
     _curve(top, rows, found)
     _choices(below, found, lines)
     drawn.suptitle(
-        f"{len(found)} readings of the paper, sorted by what explanation keeps beyond chance; "
-        f"diamonds: means, dots: seeds (n = {found['n'].max()})\nshade: less than "
+        f"{len(found)} reading{'s' if len(found) > 1 else ''} of the paper, sorted by what "
+        f"explanation keeps beyond chance; diamonds: means, dots: seeds "
+        f"(n = {found['n'].max()})\nshade: less than "
         f"{100 * MARGIN:.0f} point; orange: a mean at least as far from zero",
         fontsize=9,
     )

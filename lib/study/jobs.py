@@ -6,7 +6,7 @@
 Everything heavy goes through the store: what a killed run had finished is never made again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,12 +38,17 @@ class Job(NamedTuple):
 def lacking(profile: Profile, seed: int, show: bool = False) -> set[tuple[str, str]]:
     """(kind, part) of every product a seed still lacks: those that are published, and what making
     these needs. A seed whose rows are all there needs no checkpoint, maps or filters; `show`: they
-    are wanted all the same, to be looked at."""
+    are wanted all the same, to be looked at. An arm whose rows have no pair is lacking too."""
     found: set[tuple[str, str]] = set()
+    unpaired = _unpaired(profile, seed)
+
+    def there(kind: str, part: str) -> bool:
+        useless = kind == "run" and part in unpaired
+        return not useless and PRODUCTS[kind].there(profile, seed, part)
 
     def want(kind: str) -> None:
         for part in PRODUCTS[kind].parts(profile, seed):
-            if (kind, part) not in found and not PRODUCTS[kind].there(profile, seed, part):
+            if (kind, part) not in found and not there(kind, part):
                 found.add((kind, part))
                 for needed in PRODUCTS[kind].needs(profile, part):
                     want(needed)
@@ -60,27 +65,45 @@ def jobs(profile: Profile, kind: str, show: int | None = None) -> list[Job]:
     found = []
     for seed in profile.seed_list:
         missing = lacking(profile, seed, seed == show)
-        parts = PRODUCTS[kind].parts(profile, seed)
-        found += [Job(kind, seed, part) for part in parts if (kind, part) in missing]
-        if kind == "run":
-            found += _references(profile, seed, [job for job in found if job.seed == seed])
+        parts = [p for p in PRODUCTS[kind].parts(profile, seed) if (kind, p) in missing]
+        if kind == "run":  # references first: without them the rows of a killed run have no pair
+            found += _references(profile, seed, parts)
+        again = _unpaired(profile, seed) if kind == "run" else ()
+        found += [Job(kind, seed, part, again=part in again) for part in parts]
     return found
 
 
-def _references(profile: Profile, seed: int, missing: list[Job]) -> list[Job]:
+def _lineages(profile: Profile, seed: int, references: bool) -> dict[str, set[str]]:
+    """The checkpoints that each arm's rows of a seed start from, of the reference arms or of the
+    others; arms without rows are left out."""
+    arms = [a for a in profile.arms if a.asked_for(seed) and a.from_checkpoint]
+    names = [arm.name for arm in arms if is_reference(arm) == references]
+    shelf = store(profile)
+    found = {name: set(shelf.branches("run", run_key(profile, seed, name))) for name in names}
+    return {name: lineages for name, lineages in found.items() if lineages}
+
+
+def _unpaired(profile: Profile, seed: int) -> set[str]:
+    """Arms all of whose rows start from checkpoints that no reference arm started from (a run was
+    killed, and its checkpoint is gone): nothing can be compared with them."""
+    paired = set().union(*_lineages(profile, seed, references=True).values())
+    others = _lineages(profile, seed, references=False) if paired else {}
+    return {name for name, lineages in others.items() if not lineages & paired}
+
+
+def _references(profile: Profile, seed: int, missing: Sequence[str]) -> list[Job]:
     """On a checkpoint whose lineage is new, its reference arms once more, so that new rows have a
     pair."""
-    if not any(arm_named(profile, job.part).from_checkpoint for job in missing):
+    if not any(arm_named(profile, name).from_checkpoint for name in missing):
         return []
-    shelf, arms = store(profile), [arm.name for arm in profile.arms if is_reference(arm)]
-    have = {name: shelf.branches("run", run_key(profile, seed, name)) for name in arms}
-    if not any(have.values()):
+    have = _lineages(profile, seed, references=True)
+    if not have:
         return []  # and no checkpoint is made just to learn its lineage
     lineage = task1(profile, seed)["lineage"]
     return [
         Job("run", seed, name, again=True)
         for name, lineages in have.items()
-        if lineages and lineage not in lineages
+        if lineage not in lineages
     ]
 
 

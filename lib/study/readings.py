@@ -137,6 +137,12 @@ def recipes(profile: Profile) -> list[Candidate]:
     return found
 
 
+def _all_tried(profile: Profile) -> bool:
+    """Whether no candidate is left that could still be taken."""
+    asked = profile.readings
+    return all(set(_before(profile, r)) == set(parse_seeds(asked.seeds)) for r in asked.recipes)
+
+
 # --- every reading --------------------------------------------------------------------------------
 
 
@@ -152,12 +158,26 @@ def run_all(profile: Profile, workers: int | None = None) -> None:
     log = results_dir(profile.name) / "log.txt"
     for wanted in (variant.of(profile) for variant in variants(chosen)):
         check(wanted)
-        asked = [Job("run", seed, arm.name) for seed in wanted.seed_list for arm in wanted.arms]
-        missing = [j for j in asked if not PRODUCTS["run"].there(wanted, j.seed, j.part)]
+        missing = _missing(wanted)
         for kind in PRODUCTS:
             first = needed(wanted, missing, kind)
             engine.side_by_side(first, Making(wanted), log, workers)
         engine.side_by_side(missing, Making(wanted), log, workers)
+
+
+def _missing(wanted: Profile) -> list[Job]:
+    """The runs that a variant lacks; both of a pair once more, from the checkpoint that is here,
+    where its rows start from different ones."""
+    found: dict[str, Job] = {}  # a twin may be that of two readings
+    for seed in wanted.seed_list:
+        for pair in zip(wanted.arms[::2], wanted.arms[1::2]):
+            there = [PRODUCTS["run"].there(wanted, seed, arm.name) for arm in pair]
+            apart = all(there) and not _both(wanted, seed, pair)
+            for arm, have in zip(pair, there):
+                if apart or not have:
+                    job = Job("run", seed, arm.name, again=apart)
+                    found[str(job)] = job
+    return list(found.values())
 
 
 def make(profile: Profile, workers: int | None = None) -> None:
@@ -177,7 +197,8 @@ def table(profile: Profile) -> list[dict]:
     seed, lineage, how much was frozen, both accuracies of it and of its random twin, and how many
     readings and seeds the whole grid has."""
     found, chosen = [], recipes(profile)
-    readings = len(variants(chosen[:1])) * profile.readings.most * len(CHOSEN)
+    several = len(chosen) if _all_tried(profile) else profile.readings.most
+    readings = len(variants(chosen[:1])) * several * len(CHOSEN)
     whole = {"of_readings": readings, "of_seeds": len(profile.seed_list)}
     for variant in variants(chosen):
         wanted = variant.of(profile)

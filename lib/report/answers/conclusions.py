@@ -7,7 +7,7 @@ from lib.report import readings
 from lib.report.answers.numbers import POINTS, Read, bounded, listed, unit_of, unsigned
 from lib.report.answers.sentences import of_the_map
 from lib.report.figures import chance_differences
-from lib.report.statistics import FINE_TUNE, interval, pick, rows_of
+from lib.report.statistics import FINE_TUNE, by_seed, interval, pick, rows_of
 from lib.report.words import plain
 
 
@@ -72,7 +72,8 @@ def _of_epochs(runs: pd.DataFrame, accuracy: pd.DataFrame) -> str:
     rows = rows[(rows["task"] == "task1") & (rows["round"] == 2)] if len(rows) else rows
     if rows.empty or "acc1_before" not in tuned:
         return ""
-    start, means = tuned["acc1_before"].mean(), rows.groupby("epoch")["accuracy"].mean()
+    start = by_seed(tuned, "acc1_before").mean()
+    means = rows.groupby("epoch").apply(lambda of: by_seed(of, "accuracy").mean())
     return (
         f"Fine-tuning starts from {plain(start)} on task 1, has {plain(means.iloc[0])} after one "
         f"epoch of task 2 and {plain(means.iloc[-1])} after the last."

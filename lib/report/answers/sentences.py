@@ -66,7 +66,7 @@ def against_chance(claims: pd.DataFrame, runs: pd.DataFrame | None = None) -> st
     """Whether freezing by explanation beats freezing at random, at every fraction the claims ask
     of, and what there was to protect; runs: for the numbers of a setting without such a claim."""
     found = main_claims(claims)
-    if not any(row["claim"] == "C2-random" for _, row in found):
+    if not found:
         if others := unclaimed(runs):
             told = listed([_at(share, row) for share, row in others])
             return (
@@ -98,8 +98,8 @@ def _room(found) -> str:
 
 
 def forgetting(claims: pd.DataFrame, tasks: int = 2) -> str:
-    """What is lost where nothing is frozen, and what a control that costs no training keeps; tasks:
-    learned one after the other."""
+    """What is lost where nothing is frozen, and what a control that costs no further training
+    keeps; tasks: learned one after the other."""
     later = "the second task" if tasks == 2 else f"the other {tasks - 1} tasks"
     table, parts = claims.set_index("claim"), []
     if "C0" in table.index:
@@ -119,7 +119,7 @@ def forgetting(claims: pd.DataFrame, tasks: int = 2) -> str:
         }[side(row)]
         parts.append(
             "at equal accuracy on the second, averaging the weights from before and after it, "
-            f"which costs no training, {said}"
+            f"which costs no further training, {said}"
         )
     text = "; ".join(parts) or "these tables do not tell what is forgotten"
     return text[0].upper() + text[1:] + "."

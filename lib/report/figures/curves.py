@@ -25,7 +25,7 @@ from lib.report.figures.style import (
     standing_out,
     whole_numbers,
 )
-from lib.report.statistics import interval
+from lib.report.statistics import by_seed, interval
 
 SHOWN_AT_MOST = 8  # arms over epochs
 
@@ -220,8 +220,8 @@ def _over_epochs(runs: pd.DataFrame, accuracy: pd.DataFrame, task: int) -> dict[
     """Epoch of round 2 -> one arm's accuracy on a task, a value for each seed; 0: before."""
     part = accuracy[accuracy["task"] == f"task{task}"]
     part = part[part["round"] == 2] if "round" in part else part
-    after = {epoch: rows["accuracy"] for epoch, rows in part.groupby("epoch")}
-    return {0: runs[f"acc{task}_before"]} | after
+    after = {epoch: by_seed(rows, "accuracy") for epoch, rows in part.groupby("epoch")}
+    return {0: by_seed(runs, f"acc{task}_before")} | after
 
 
 def _curve(ax, found: dict[int, pd.Series], look: Look, label: str, place: int) -> None:

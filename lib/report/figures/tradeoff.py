@@ -102,7 +102,8 @@ def _draw_controls(ax, trajectory: pd.DataFrame | None) -> None:
         return
     for control, (words, dash, tint) in CONTROLS.items():
         rows = trajectory[trajectory["control"] == control]
-        mean = rows.groupby("place")[["task1", "task2"]].mean()
+        places = rows.groupby(["place", "seed"])[["task1", "task2"]].mean()
+        mean = places.groupby("place").mean()
         ax.plot(mean["task2"], mean["task1"], dash, color=tint, lw=1.6, label=words)
 
 
@@ -219,7 +220,7 @@ def plane(
         percent(ax, "xy")
     start = checkpoints(runs)
     if len(start):
-        means = start["acc2_before"].mean(), start["acc1_before"].mean()
+        means = (by_seed(start, f"acc{task}_before").mean() for task in (2, 1))
         whole.plot(*means, "+", color=ink(), ms=10, mew=2, label="before round 2")
     if beside_paper:
         _draw_paper(whole, runs["setting"].iloc[0])
