@@ -112,7 +112,8 @@ def test_the_forest_of_a_single_mark_says_its_difference_not_a_range():
         r"The mean difference is \+5\.0 \[\+\d\.\d, \+\d\.\d\] points\.", answers.of_forest(half)
     )
     one = half[half["seed"] == 1]
-    assert re.fullmatch(r"The mean difference is \+\d\.\d points\.", answers.of_forest(one))
+    said = answers.of_forest(one)
+    assert re.fullmatch(r"The mean difference is \+\d\.\d points \(one seed\)\.", said)
     assert answers.of_forest(runs).startswith("The mean differences run from ")
 
 
@@ -215,7 +216,7 @@ def test_the_overview_s_sentences_on_the_line_and_the_maps(made):
     none = with_verdict(made, "C2b-interpolation", estimate=0.01, low=-0.1, high=0.1)
     *_, second, third = answers.answer_over({"wide, two heads": made, "thin, one head": none})
     assert (
-        "explanation in 1 of 2 settings, less in 0, and is not told apart in 1" in second
+        "in 1 of 2 settings of two tasks, less in 0, and is not told apart in 1" in second
         and "35.0 points" in second
     )
     assert "0.95" in third and "0.80" in third
@@ -232,6 +233,8 @@ def test_other_methods_stand_beside_the_best_share_frozen_by_explanation():
         "LwF": ({"method": "lwf"}, 0.07),
         "L2": ({"method": "l2"}, -0.08),
         "once": ({"method": "der"}, 0.5),
+        "soft": ({"method": "soft", "ranking": "mse"}, 0.2),  # asks the explanation
+        "head": ({"method": "only"}, 0.2),  # a control
     }
     rows = [
         {"arm": arm, "seed": seed, "lineage": f"s{seed}", "curriculum": "sequence", **how}
@@ -318,7 +321,8 @@ def test_an_arm_is_held_against_the_straight_line_of_weights_at_equal_acc2():
     assert ours.height == "-10.0 [-10.4, -9.7] (4 seeds)" and ours.side == -1
     assert tuned.height.startswith("-12.0 [") and (joint.height, joint.side) == ("", 0)
     half = found[answers.HALFWAY]
-    assert (half.height, half.kept[:4], half.cost) == ("", ".250", "1.0 ×")
+    assert (half.height, half.kept[:4], half.cost) == ("", ".250", "")
+    assert {use.cost for use in found.values()} == {""}  # fine-tuning recorded the line
     assert "accuracy on the second: no arm." in answers.advice([*found.values()])[-1]
     runs.loc[runs["arm"] == "mse 50%", "acc1"] += 0.2
     found = answers.uses(arms, summary(runs), timing, runs, line)
@@ -331,6 +335,67 @@ def test_costs_are_taken_seed_by_seed():
     timing = pd.DataFrame({"run": runs, "seconds": [10.0, 100.0, 20.0, 300.0]})
     assert lines._costs(arms, timing) == {"tune": "1.0 ×", "a/b": "2.5 ×"}
     assert lines._costs(arms.iloc[1:], timing) == {}
+
+
+def test_a_traced_fine_tuning_is_no_unit_of_time():
+    arms = pd.DataFrame(
+        {
+            "arm": ["tune", "half", "x"],
+            "family": ["finetune", "merging", "x"],
+            "method": ["finetune", "merge", "x"],
+        }
+    )
+    runs = ["tune/1/x", "half/1/x", "x/1/x", "tune/2/y", "x/2/y", "tune/3/z", "x/3/z"]
+    seconds = [20.0, 10.0, 30.0, 20.0, 60.0, 10.0, 50.0]
+    timing = pd.DataFrame({"run": runs, "seconds": seconds, "processor": "P"})
+    unit = {"tune": "1.0 ×", "half": "1.0 ×"}
+    assert lines._costs(arms, timing, traced=[1, 2, 3]) == {**unit, "x": "3.0 ×"}
+    assert lines._costs(arms, timing, traced=[1, 2]) == {**unit, "x": "4.0 ×"}  # 3 and 5
+    timing.loc[2, "processor"] = "Q"  # no pair on one machine is left
+    assert lines._costs(arms, timing, traced=[1, 2, 3]) == unit
+
+
+def test_what_is_stored_is_said_in_a_method_s_own_words_and_counted():
+    arms = pd.DataFrame(
+        {
+            "arm": ["GPM", "PackNet", "L2", "replay", "DER++", "joint"],
+            "method": ["gpm", "packnet", "l2", "replay", "der", "finetune"],
+            "keeps": ["importances", "weights", "weights", "images", "images", "nothing"],
+            "curriculum": [*["sequence"] * 5, "joint20"],
+        }
+    )
+    memory = pd.DataFrame({"arm": ["replay"] * 2, "images": 200, "bytes": 617_600})
+    found = lines._stored(arms, memory, 2)
+    assert found["GPM"] == "bases of the layers' inputs" and "a byte each" in found["PackNet"]
+    assert found["L2"] == "a copy of the old weights"
+    assert found["replay"] == "200 images of the first task (0.6 MB)"
+    assert found["DER++"].startswith("images of the first task, the network's answers")
+    assert lines._stored(arms, None, 2)["replay"] == "images of the first task"
+    assert lines._stored(arms, memory, 4)["replay"] == "200 images of earlier tasks (0.6 MB)"
+    assert lines._stored(arms, memory, 4)["joint"] == "all images of earlier tasks"
+
+
+@pytest.mark.parametrize("weight, seeds, shown", [("0.5", 3, 0), ("0.5", 9, 1), ("0.7", 3, 2)])
+def test_the_middle_of_the_line_stands_once_where_it_has_more_seeds(weight, seeds, shown):
+    merged = pd.DataFrame(
+        {"arm": "half", "method": "merge", "options": [f'{{"weight": {weight}}}'] * 2}
+    )
+    read = lines.Use(answers.HALFWAY, "", "", 0.5, "", "", 6)
+    made = lines.Use("half", "", "", 0.5, "", "", seeds)
+    found = lines._once([read], made) if lines._merged_halfway(merged) else [read, made]
+    assert [u.arm for u in found] == [[answers.HALFWAY], ["half"], [answers.HALFWAY, "half"]][shown]
+    assert shown or found[0].called == lines.Called(answers.HALFWAY, "half")
+
+
+def test_arms_are_called_by_their_label_and_share():
+    arms = pd.read_csv(record.PUBLISHED / "compact_two_heads/tables/arms.csv")
+    found = lines.called(arms)
+    assert found["MSE 75 %"] == ("MSE 75 %", "") and found["merge Fisher"] == ("merge, Fisher", "")
+    assert found["bottom 50 %"] == ("least similar 50 %", "bottom 50 %")
+    assert found["MSE 75 % whole network"].label == "MSE, one budget 75 %"
+    assert found["all frozen whole filter"] == ("all frozen, whole filter", "")
+    assert len(set(found.values())) == len(arms)  # together they name one arm
+    assert lines.called(arms[["arm"]])["SI"] == ("SI", "")
 
 
 @pytest.mark.parametrize(
@@ -417,6 +482,21 @@ def test_the_page_of_the_record_holds_everything_in_one_file(compact):
         assert text in compact
 
 
+def test_the_page_says_what_its_own_methods_and_rankings_are(compact):
+    words = page.TEMPLATES.get_template("arms.html.j2").module
+    known = [*words.METHODS, *words.RANKINGS]
+    names = [name for name, _, _ in known]
+    assert len(set(names)) == len(names)
+    for folder in record.PUBLISHED.glob("*/tables"):
+        assert page._named(page.reader(folder.parent)) <= set(names), folder
+    mine, glossary = page._named(page.reader(RECORD)), compact[compact.index('id="glossary"') :]
+    for name, term, _ in known:
+        assert (f"<dt>{term}</dt>" in glossary) == (name in mine), name
+    labels = pd.read_csv(record.PUBLISHED / "compact_two_heads/tables/rankings.csv")
+    terms = {name: term for name, term, _ in known}
+    assert all(label in terms[name] for name, label in labels[["ranking", "label"]].to_numpy())
+
+
 def test_the_same_tables_give_the_same_page(compact):
     assert page.page(RECORD, "compact, one head", load("compact").about) == compact
 
@@ -495,7 +575,9 @@ def test_the_overview_holds_every_setting_and_a_forest_of_those_alike(drawn, tmp
     assert {"figure-plane-0", "figure-plane-1", "figure-forest"} < set(parts.ids)
     assert "about &lt;it&gt;" in text and "paper with batch norm, one head" in text
     # digits have another spread: neither in the forest's count nor in the sentences
-    assert "of 4, 0 have an interval" in text and "in 1 of 1 settings, less in 0" in text
+    assert (
+        "of 4, 0 have an interval" in text and "in 1 of 1 settings of two tasks, less in 0" in text
+    )
 
 
 # --- the command ----------------------------------------------------------------------------------

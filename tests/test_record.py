@@ -131,3 +131,55 @@ def test_versions_enter_a_key_only_above_one():
 
 def test_the_seed_is_found_wherever_it_stands():
     assert seed_in({"a": 1, "maps": {"task1": {"seed": 7}}}) == 7 and seed_in({"a": [1]}) is None
+
+
+# --- a run here beside the record -----------------------------------------------------------------
+
+
+@pytest.fixture
+def compared(tmp_path, monkeypatch):
+    """compared(here, record) -> what `compare` writes; rows are (arm, seed, lineage, acc1)."""
+    monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(record, "PUBLISHED", tmp_path / "published")
+
+    def compare(*runs):
+        for place, rows in zip(("results", "published"), runs):
+            folder = tmp_path / place / "smoke/tables"
+            folder.mkdir(parents=True, exist_ok=True)
+            table = pd.DataFrame(rows, columns=["arm", "seed", "lineage", "acc1"])
+            table = table.assign(acc2=0.5, loss1=1.0, acc1_train=0.9, realised=0.0)
+            table.to_csv(folder / "runs.csv", index=False)
+        record.compare(load("smoke"), argparse.Namespace())
+        return pd.read_csv(tmp_path / "results/smoke/tables/agreement.csv").iloc[0]
+
+    return compare
+
+
+TWICE = [("a", 1, "x", 0.4), ("a", 1, "y", 0.5), ("b", 1, "y", 0.3), ("a", 2, "z", 0.6)]
+
+
+def test_a_seed_with_two_checkpoints_agrees_with_itself(compared, capsys):
+    found = compared(TWICE, TWICE)
+    assert found["rows here"] == found["in the record"] == found["the same to the last bit"] == 4
+    assert found["largest difference of acc1, points"] == 0
+    said = capsys.readouterr().out
+    assert "4 of 4 rows here" in said
+    assert [line.split()[:3] for line in said.splitlines() if line.startswith("a ")] == [
+        ["a", "0.525", "0.500"]  # (0.45 + 0.6) / 2: a seed weighs once
+    ]
+
+
+def test_rows_of_another_checkpoint_are_compared_by_seed(compared):
+    here = [("a", 1, "w", 0.43), ("b", 1, "y", 0.3), ("a", 3, "v", 0.9)]
+    found = compared(here, TWICE)  # 0.43 beside the mean 0.45; seed 3 has no partner
+    assert found["rows here"] == 3 and found["in the record"] == 2
+    assert found["the same to the last bit"] == 1
+    assert found["largest difference of acc1, points"] == pytest.approx(2)
+
+
+def test_a_row_s_own_checkpoint_is_preferred_to_its_seed(compared):
+    found = compared([("a", 1, "y", 0.5), ("a", 1, "w", 0.44)], TWICE)
+    assert found["in the record"] == 2 and found["the same to the last bit"] == 1
+    assert found["largest difference of acc1, points"] == pytest.approx(4)  # w beside x alone
+    apart = compared([("c", 1, "x", 0.5)], TWICE)
+    assert apart["in the record"] == 0 and pd.isna(apart["of acc2"])

@@ -18,7 +18,7 @@ from lib.report import explorer, session
 from lib.report.figures import use_style
 from lib.report.page import FIGURES
 from lib.reproduce import __main__ as reproduce
-from lib.reproduce import notebooks, record
+from lib.reproduce import notebooks, plan, record
 from lib.study import showcase, store
 from lib.study.jobs import jobs
 from lib.study.products import PRODUCTS, task1
@@ -194,6 +194,24 @@ def test_a_report_or_an_executed_notebook_that_is_not_whole_is_made_again(
     del plain["executed"]
     manifest.write_text(json.dumps(plain))
     assert current() == all_but_one
+
+
+@pytest.mark.parametrize("name", ["readings", "recipes", "tuning"])
+def test_the_report_is_stale_when_a_table_of_the_command_line_changes(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    path, stamps = tmp_path / f"smoke/tables/{name}.csv", [notebooks._report_inputs(load("smoke"))]
+    path.parent.mkdir(parents=True)
+    for text in ("a\n1\n", "a\n2\n"):
+        path.write_text(text)
+        stamps.append(notebooks._report_inputs(load("smoke")))
+        assert stamps[-1] == notebooks._report_inputs(load("smoke"))
+    assert len(set(stamps)) == 3
+
+
+def test_the_plan_ends_with_what_makes_a_grid_s_tables():
+    said = plan._tables_next()
+    assert said.count("make verify") == 1
+    assert "make verify PROFILE=compact_readings WRITE=1" in said
 
 
 def test_published_rows_restore_to_the_same_bytes(smoke, tmp_path, monkeypatch, capsys):

@@ -244,6 +244,26 @@ def test_a_record_of_nothing_says_so(tmp_path):
     assert readme.in_text("<!-- costs -->\n9 minutes<!-- /costs -->", tmp_path).count("9") == 0
 
 
+def test_minutes_say_of_how_many_arms_they_are(tmp_path):
+    (tmp_path / "tables").mkdir()
+    write = lambda name, table: table.to_csv(tmp_path / f"tables/{name}.csv", index=False)  # noqa: E731
+    timing = pd.DataFrame(
+        {
+            "run": ["a/1/x", "a/2/x", "b/1/x", "c/1/x"],
+            "seconds": [600, 720, 60, 9],
+            "device": ["cpu", None, "cpu", "NVIDIA"],
+        }
+    )
+    write("timing", timing)
+    write("arms", pd.DataFrame({"arm": ["a", "b", "c"]}))
+    assert readme._minutes_a_seed(tmp_path) == "12 (2 of its 3 arms)"
+    assert readme._minutes_a_seed(tmp_path, 2) == "6 (2 of its 3 arms)"
+    write("arms", pd.DataFrame({"arm": ["a", "b"]}))
+    assert readme._minutes_a_seed(tmp_path) == "12"
+    write("timing", timing[3:])
+    assert readme._minutes_a_seed(tmp_path) == ""
+
+
 def test_page_stands_a_record_without_the_main_claim(tmp_path, made):
     (tmp_path / "tables").mkdir()
     tables = {"runs": study(), "claims": made[made["claim"] != "C2-random"]}

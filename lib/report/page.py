@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lib.report import answers, figures, paper, power, readings
+from lib.report.answers.lines import called, named
 from lib.report.statistics import tasks_in
 from lib.study.profile import ROOT, Profile, load
 
@@ -109,12 +110,14 @@ FIGURES = {  # in the order of the study's questions
         "with the damage of switching it off, best ranking first; above all of them, what the "
         "damage on one half of the images tells of the other half.",
         "Red is a ranking that puts harmless filters first, blue one that finds the filters that "
-        "matter; white tells nothing. No ranking can beat the first line.",
+        "matter; white tells nothing. The first line says about how well damage can be foretold; "
+        "a ranking that measured it comes near it, or a little above.",
     ),
     "reliability": Shown(
         "The ranking made again",
         "Left, curves over layers of the ranking's correlation with itself from other images or "
-        "another noise; right, bars for the share of brightness, contrast and pattern.",
+        "another noise; right, bars for the share of brightness, contrast and pattern, which sum "
+        "to 1 and may be negative.",
         "Below the dashed line a ranking is not repeatable; where brightness and contrast make up "
         "the bars, it hardly looks at the picture.",
     ),
@@ -122,21 +125,24 @@ FIGURES = {  # in the order of the study's questions
         "Do the maps depend on what was learned?",
         "Three panels: similarity of maps as layers are randomised, the class's probability as "
         "pixels are deleted, and similarity of maps within and between classes.",
-        "Maps that stay alike while layers are randomised do not show what was learned.",
+        "Maps that stay alike while layers are randomised do not show what was learned; a map that "
+        "finds what matters lets the probability fall sooner than the others.",
     ),
     "readouts": Shown(
         "Did the features forget, or the head?",
         "A line for each arm with five marks on a scale of accuracy on task 1 after task 2: as the "
         "network is, with the old head, the old batch-norm statistics or both put back, and by a "
         "linear probe.",
-        "Where the probe lies far right of the network as it is, the features still tell the "
-        "classes apart, and head or batch norm forgot.",
+        "Where the probe lies far right of the network as it is, the classes can still be told "
+        "apart in the features, but the old head no longer fits them. Whether head or statistics "
+        "alone are to blame, the marks with these put back say.",
     ),
     "grafts": Shown(
         "Putting filters back, without training",
         "Accuracy on both tasks of the fine-tuned network with chosen filters put back to what "
         "they were, for every ranking beside random choices.",
-        "A choice that matters lies apart from the random ones.",
+        "A choice that holds what task 1 needs lies above the random ones. It does not follow that "
+        "freezing it keeps more: notebook 6 compares the two.",
     ),
     "realised": Shown(
         "What is really frozen",
@@ -159,7 +165,7 @@ FIGURES = {  # in the order of the study's questions
         "What filters look for",
         "Small pictures in lines by layer: the images that raise single filters most; beside each "
         "line, how far a picture made from other noise correlates with it.",
-        "Early layers show colours and edges, deep ones texture that is hard to tell from noise.",
+        "The further two noises agree, the more the picture is the filter's own.",
     ),
     "learning_curves": Shown(
         "Learning task 1",
@@ -169,10 +175,11 @@ FIGURES = {  # in the order of the study's questions
     "per_class": Shown(
         "Class by class, before task 2",
         "A bar for each class of task 1: mean test accuracy, with a dot for each seed.",
-        "Classes differ more than arms do.",
+        "What there is to forget, class by class.",
     ),
     "samples": Shown("The images", "Small training images, a line for each class.", "The data."),
 }
+DATA_SETS = {"cifar100": "CIFAR-100", "digits": "digits (a demonstration)"}
 FIRST = ("forest", "over_epochs", "saliency_gallery", "filter_grid", "best_and_worst")
 SVG_AT_MOST = 130_000  # bytes; above this a PNG is taken, if it is smaller
 DOWNLOADS = (
@@ -362,11 +369,7 @@ def page(
     claims, runs, compared = _claims(read), table["runs"], _or_empty(read, "paper_tables")
     shown = pictures(folder, name) if drawn is None else drawn
     code, data = _only(runs, "setting"), _only(runs, "data")
-    uses = (
-        answers.uses(**table, trajectory=_or_empty(read, "trajectory"))
-        if all(map(len, table.values()))
-        else []
-    )
+    uses = _uses(read)
     seeds, tasks = runs["seed"].nunique() if len(runs) else 0, tasks_in(runs)
     many = tasks > 2 and answers.all_tasks(
         runs, *(_or_empty(read, t) for t in ("accuracy", "masks"))
@@ -402,6 +405,8 @@ def page(
         another_network=code not in paper.NETWORK_IN,
         other_data=data != "cifar100",
         uses=uses,
+        names=called(table["arms"]),
+        named=_named(read),
         advice=[*answers.advice(uses), answers.TOLD_APART],
         test_images=images,
         half_width=f"{196 * (0.25 / images) ** 0.5:.0f}" if images else "",
@@ -412,6 +417,18 @@ def page(
         downloads=_downloads(folder),
         notebooks=notebooks or {},
     )
+
+
+def _uses(read: answers.Read) -> list:
+    """The arms as something one could use; none where a table is missing."""
+    table = {t: _or_empty(read, t) for t in ("arms", "summary", "timing", "runs")}
+    more = {t: _or_empty(read, t) for t in ("trajectory", "memory")}
+    return answers.uses(**table, **more) if all(map(len, table.values())) else []
+
+
+def _named(read: answers.Read) -> set[str]:
+    """The methods and rankings that a profile's tables and figures name."""
+    return named(*(_or_empty(read, t) for t in ("arms", "rankings", "atlas", "grafts")))
 
 
 def _claims(read: answers.Read) -> pd.DataFrame:
@@ -468,9 +485,6 @@ def overview(
     lines = []
     for setting in settings:
         read = reads[setting.name]
-        table = {t: _or_empty(read, t) for t in ("arms", "summary", "timing")}
-        more = {"runs": runs[setting.name], "trajectory": _or_empty(read, "trajectory")}
-        uses = answers.uses(**table, **more) if all(map(len, table.values())) else []
         found = answers.main_claims(claims[setting.name])
         lines.append(
             {
@@ -478,8 +492,8 @@ def overview(
                 "code": _only(runs[setting.name], "setting"),
                 "short": answers.in_short(claims[setting.name], runs[setting.name]),
                 "main": [(share, answers.verdict_of(row)) for share, row in found],
-                "advice": answers.advice(uses),
-                "made": answers.how_made(table["timing"]),
+                "advice": answers.advice(_uses(read)),
+                "made": answers.how_made(_or_empty(read, "timing")),
             }
         )
     planes = [
@@ -507,8 +521,25 @@ def overview(
         rest=planes,
         settings=lines,
         waiting=list(waiting),
-        data=data,
+        data=[DATA_SETS.get(name, name) for name in data],
+        short=_short_of_seeds(settings, runs),
+        named=set().union(*map(_named, reads.values())),
     )
+
+
+def _short_of_seeds(settings: Sequence[Setting], runs: Mapping[str, pd.DataFrame]) -> list[str]:
+    """`paper, two heads: 20 and 5`: seeds that a setting's profile names, and those any arm has,
+    where these are fewer."""
+    found = []
+    for setting in settings:
+        try:
+            asked = len(load(setting.folder.name).seed_list)
+        except (FileNotFoundError, ValueError):  # tables of no profile
+            continue
+        there = runs[setting.name]["seed"].nunique() if len(runs[setting.name]) else 0
+        if there < asked:
+            found.append(f"{setting.name} {asked} and {there}")
+    return found
 
 
 def _drawn(name: str, figure: Figure, says: str) -> Picture:

@@ -94,16 +94,16 @@ def _costs(published: Path) -> str:
     said = []
     took = sum(m["seconds"] for m in quick) / 60
     for setting in alike(published_settings(published)[0]):
-        if minutes := _minutes_a_seed(setting.folder) / SIDE_BY_SIDE:
-            said.append(f"*{setting.name}* {minutes:.0f}")
+        if minutes := _minutes_a_seed(setting.folder, SIDE_BY_SIDE):
+            said.append(f"*{setting.name}* {minutes}")
     on = _hardware(published / "quick") or "the machine of the record"
     first = (
         f"the notebooks of `make reproduce` took {took:.1f} minutes (seeds {quick[0]['seeds']}). "
         if quick
         else ""
     )
-    words = "Minutes for all arms of one seed, two side by side, added up from the record"
-    words = f"{words}: {'; '.join(said)}."
+    words = "Minutes for all arms of one seed that have run on a processor, two side by side"
+    words = f"{words}, added up from the record: {'; '.join(said)}."
     return f"On {on}: {first}{words if said else ''}\n" if first or said else ""
 
 
@@ -115,7 +115,6 @@ def _profiles(published: Path) -> str:
     names = sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml"))
     rows = []
     for profile in map(load, [*SHOWN, *(n for n in names if n not in SHOWN)]):
-        minutes = _minutes_a_seed(published / profile.name)
         rows.append(
             {
                 "profile": f"`{profile.name}`",
@@ -123,20 +122,23 @@ def _profiles(published: Path) -> str:
                 "in tables": profile.setting,
                 "seeds": profile.seeds,
                 "published": _seeds_published(published / profile.name) or "none",
-                "minutes a seed": f"{minutes:.0f}" if minutes else "not timed",
+                "minutes a seed": _minutes_a_seed(published / profile.name) or "not timed",
             }
         )
     return table(rows)
 
 
-def _minutes_a_seed(folder: Path) -> float:
-    """All arms of one seed, one thread of a processor: each arm's median over the seeds it has,
-    added up; 0 if nothing is published that was made on one."""
+def _minutes_a_seed(folder: Path, side_by_side: int = 1) -> str:
+    """Minutes of one seed's arms, one thread of a processor each: each arm's median over the seeds
+    it has, added up; with the number of these arms if it is not all (others ran on a GPU, or not
+    yet); empty if nothing is published that was made on a processor."""
     timing = _table(folder, "timing")
     if timing.empty or (timing := timing[timing["device"].fillna("cpu") == "cpu"]).empty:
-        return 0
+        return ""
     arms = timing["run"].str.rsplit("/", n=2).str[0]
-    return timing.groupby(arms)["seconds"].median().sum() / 60
+    seconds, of = timing.groupby(arms)["seconds"].median(), len(_table(folder, "arms"))
+    part = f" ({len(seconds)} of its {of} arms)" if len(seconds) < of else ""
+    return f"{seconds.sum() / 60 / side_by_side:.0f}{part}"
 
 
 def _seeds_published(folder: Path) -> int:

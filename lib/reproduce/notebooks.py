@@ -25,6 +25,7 @@ from lib.report.session import (
     read_manifest,
     source_of,
 )
+from lib.reproduce.record import OWN
 from lib.study.command import KEPT, advice_in, one_line
 from lib.study.keys import digest
 from lib.study.profile import ROOT, Profile
@@ -54,13 +55,14 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
     with holding(results):
         sweep(results)
         if not all(is_current(n, profile) for n in wanted):
+            from lib.study.examined import with_shown
             from lib.study.forecast import forecast
             from lib.study.inputs import check
 
             for notebook in wanted:
                 cells(source_of(notebook))
             check(profile)  # whatever is wrong is told of before a notebook starts
-            print(forecast(profile), flush=True)
+            print(forecast(with_shown(profile, profile.seed_list[0])), flush=True)
             _say_whose_seeds(profile)
         with _kernels() as kernel:
             for notebook in wanted:
@@ -288,8 +290,9 @@ def _report_inputs(profile: Profile) -> str:
     results = results_dir(profile.name)
     shown = [*results.glob("tables/*.csv"), *results.glob("figures/*")]
     templates = [p.read_text() for p in sorted((ROOT / "lib/report/templates").iterdir())]
-    manifests = [manifest_path(results, n) for n in NOTEBOOKS]
-    hashes = [file_hash(p) if p.exists() else None for p in manifests]
+    stamps = [manifest_path(results, n) for n in NOTEBOOKS]  # what these say covers their outputs
+    stamps += [results / "tables" / f"{name}.csv" for name in OWN]
+    hashes = [file_hash(p) if p.exists() else None for p in stamps]
     names = sorted(p.name for p in shown)
     return digest([code_hash(), templates, profile.model_dump(), names, hashes])
 

@@ -42,4 +42,13 @@ def record(profile: Profile, arguments: argparse.Namespace) -> None:
                 print(f"{name}, seed {seed}", flush=True)
                 readings.make(one) if grid else complete(one)
                 publish(one, argparse.Namespace(rows=True))
-    print("the record is complete: make reproduce and make publish a profile for its tables")
+    print(f"the record is complete: {_tables_next()}")
+
+
+def _tables_next() -> str:
+    """How tables are made of the rows that are published: a grid of readings has no notebooks."""
+    grids = [name for name, _ in PLAN if load(name).readings.recipes]
+    by_verify = "".join(
+        f"; make verify PROFILE={name} WRITE=1 writes those of {name}, a grid" for name in grids
+    )
+    return f"make reproduce and make publish a profile for its tables{by_verify}"

@@ -27,6 +27,7 @@ from lib.study.store import (
 
 PUBLISHED = ROOT / "results" / "published"
 LARGEST = 1_000_000  # bytes of one published file
+OWN = ("tuning", "readings", "recipes")  # tables of the command line, which no notebook's stamp has
 
 
 def recorded() -> list[str]:
@@ -104,9 +105,8 @@ def _copies(results: Path) -> list[Path]:
     copies = [results / n / name for n in NOTEBOOKS for name in ("notebook.ipynb", "manifest.json")]
     for name in NOTEBOOKS:
         copies += [results / output for output in read_manifest(results, name)["outputs"]]
-    # no notebook's output: the command that tunes writes it
-    own = [results / "tables" / f"{name}.csv" for name in ("tuning", "readings", "recipes")]
-    copies += [p for p in own if p.exists()]  # of the command line, not of a notebook
+    own = [results / "tables" / f"{name}.csv" for name in OWN]
+    copies += [p for p in own if p.exists()]
     if large := [p.name for p in copies if p.stat().st_size > LARGEST]:
         raise ValueError(
             f"{', '.join(large)}: larger than {LARGEST:,} bytes, not published; make them smaller"
@@ -190,36 +190,47 @@ def compare(profile: Profile, arguments: argparse.Namespace) -> None:
                 f"{path} is not there: run make reproduce {profile.asked}, and have a "
                 "published record of it"
             )
-    both = [read_table(path) for path in (mine, record)]
-    table = pd.concat(
-        {
-            name: df.groupby("arm", sort=False)[["acc1", "acc2"]]
-            .mean()
-            .assign(n=df.groupby("arm")["seed"].nunique())
-            for name, df in zip(("here", "record"), both)
-        },
-        axis=1,
-    )
-    shared = both[0].merge(both[1], on=["arm", "seed"], suffixes=("", " in the record"))
-    measures = ["lineage", "acc1", "acc2", "loss1", "acc1_train", "realised"]
-    same = (
-        shared[measures].to_numpy() == shared[[f"{m} in the record" for m in measures]].to_numpy()
-    ).all(1)
+    # text: of digits alone, one table's lineages would be numbers
+    both = [read_table(path).astype({"lineage": str}) for path in (mine, record)]
+    table = pd.concat({name: _by_arm(df) for name, df in zip(("here", "record"), both)}, axis=1)
+    found = _agreement(*both)
     print(table.to_string(float_format="{:.3f}".format))
     print(
-        f"{same.sum()} of {len(both[0])} rows here are in the record with the same checkpoint "
-        "and accuracies"
+        f"{found['the same to the last bit']} of {found['rows here']} rows here are in the record "
+        "with the same checkpoint and accuracies"
     )
-    apart = [(shared[m] - shared[f"{m} in the record"]).abs().max() for m in ("acc1", "acc2")]
-    pd.DataFrame(
-        [
-            {
-                "profile": profile.name,
-                "rows here": len(both[0]),
-                "in the record": len(shared),
-                "the same to the last bit": same.sum(),
-                "largest difference of acc1, points": 100 * apart[0],
-                "of acc2": 100 * apart[1],
-            }
-        ]
-    ).to_csv(mine.with_name("agreement.csv"), index=False)
+    row = {"profile": profile.name, **found}
+    pd.DataFrame([row]).to_csv(mine.with_name("agreement.csv"), index=False)
+
+
+def _by_arm(runs: pd.DataFrame) -> pd.DataFrame:
+    """arm -> mean accuracies over its seeds, and n of them."""
+    arms = _by_seed(runs).groupby("arm", sort=False)
+    return arms.mean().assign(n=arms.size())
+
+
+def _by_seed(runs: pd.DataFrame) -> pd.DataFrame:
+    """(arm, seed) -> accuracies, the mean over lineages where a seed has started from several
+    checkpoints."""
+    return runs.groupby(["arm", "seed"], sort=False)[["acc1", "acc2"]].mean()
+
+
+def _agreement(here: pd.DataFrame, record: pd.DataFrame) -> dict[str, float]:
+    """How many rows here have a partner in the record, how many of these are the same, and how far
+    they are apart at most. A row's partner is that of its own checkpoint; rows that have none on
+    either side are set beside each other by arm and seed."""
+    run, measures = ["arm", "seed", "lineage"], ["acc1", "acc2", "loss1", "acc1_train", "realised"]
+    pairs = here.merge(record, on=run, suffixes=("", " in the record"))
+    there = pairs[[f"{m} in the record" for m in measures]].set_axis(measures, axis=1)
+    apart, paired = pairs[measures] - there, pairs.set_index(run).index
+    mine, others = (df[~df.set_index(run).index.isin(paired)] for df in (here, record))
+    by_seed = _by_seed(mine), _by_seed(others)
+    matched = mine.set_index(["arm", "seed"]).index.isin(by_seed[1].index)
+    largest = pd.concat([apart[["acc1", "acc2"]], by_seed[0] - by_seed[1]]).abs().max()
+    return {
+        "rows here": len(here),
+        "in the record": len(pairs) + matched.sum(),
+        "the same to the last bit": (pairs[measures].to_numpy() == there.to_numpy()).all(1).sum(),
+        "largest difference of acc1, points": 100 * largest["acc1"],
+        "of acc2": 100 * largest["acc2"],
+    }

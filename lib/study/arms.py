@@ -30,6 +30,11 @@ def check(profile: Profile) -> None:
             f"examine: rankings: no ranking {strange[0]!r}; expected all, or some of "
             f"{', '.join(RANKINGS)}"
         )
+    if asked != "all" and "mse" not in asked:
+        raise ValueError(
+            f"examine: rankings: {', '.join(asked) or 'none'}: expected the paper's, mse, among "
+            "them, or all; the others are shown beside it"
+        )
     for arm in profile.arms:
         if arm.curriculum not in CURRICULA:
             raise ValueError(
@@ -84,6 +89,7 @@ def identity(arm: Arm, profile: Profile) -> dict[str, Any]:
         **versions(
             method_version=METHODS[arm.method].version,
             ranking_version=ranking.version if ranking else 1,
+            like_version=RANKINGS[arm.options["like"]].version if arm.options.get("like") else 1,
         ),
     }
     if EXPLAINED & set(needs(arm)):

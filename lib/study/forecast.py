@@ -3,31 +3,41 @@
     say(forecast(load("paper", seeds="1-5")))
 
 Times are those of earlier runs of the profile on a device like this one (a processor or a GPU):
-here, else in the published record."""
+here, else in the published record. What is examined needs networks trained again, as the arms whose
+rows keep no weights: these are counted too, at the time of these arms."""
 
 import pandas as pd
 
 from lib.precision import default_device
 from lib.study.engine import default_workers
-from lib.study.jobs import PRODUCTS
+from lib.study.examined import WAYS
+from lib.study.jobs import PRODUCTS, lacking
 from lib.study.profile import ROOT, Profile
 from lib.study.store import rows
 
+TRAINED = ("run", "left", "retrained")  # kinds of products that go through round 2
+
 
 def forecast(profile: Profile, workers: int | None = None) -> str:
-    """One line: seeds, runs still to do, hours, what would make it less."""
+    """One line: seeds, runs still to do, networks to train again, hours, what would make it
+    less."""
     missing = {seed: _missing(profile, seed) for seed in profile.seed_list}
-    todo = [arm for arms in missing.values() for arm in arms]
+    todo = [product for products in missing.values() for product in products]
+    runs = [part for kind, part in todo if kind == "run"]
+    again = sum(len(_as_arms(*product)) for product in todo) - len(runs)
     seeds = len(profile.seed_list)
     many = f"{seeds} seed{'s' * (seeds > 1)}"
-    head = f"profile {profile.name}: {many}, {len(todo)} runs of arms to do"
+    head = f"profile {profile.name}: {many}, {len(runs)} runs of arms to do"
+    if again:
+        head += f", {again} network{'s' * (again > 1)} trained again to be examined"
     if not todo:
         return head
     side, seconds = min(default_workers(workers), len(todo)), _seconds(profile.name)
     if seconds.empty:
         took = "how long they take is not known"
     else:
-        each = [seconds.get(arm, seconds.median()) for arm in todo]
+        arms = [arm for product in todo for arm in _as_arms(*product)]
+        each = [seconds.get(arm, seconds.median()) for arm in arms]
         took = f"about {duration(sum(each) / side)} with {side} at a time, by earlier runs"
     fewer = f"; SEEDS={profile.seed_list[0]} asks for one seed" if seeds > 1 else ""
     return f"{head}, {took}{fewer}{_restorable(profile, missing)}"
@@ -44,17 +54,24 @@ def _seconds(name: str) -> pd.Series:
     return timing.groupby(timing["run"].str.split("/").str[0])["seconds"].median()
 
 
-def _missing(profile: Profile, seed: int) -> list[str]:
-    """Arms whose row a seed lacks. Reference arms due on a new checkpoint are not counted: to know
-    them it would have to be trained."""
-    run = PRODUCTS["run"]
-    return [arm for arm in run.parts(profile, seed) if not run.there(profile, seed, arm)]
+def _missing(profile: Profile, seed: int) -> list[tuple[str, str]]:
+    """(kind, part) of what a seed lacks that goes through round 2. Reference arms due on a new
+    checkpoint are not counted: to know them it would have to be trained."""
+    lacks = lacking(profile, seed)
+    asked = ((kind, part) for kind in TRAINED for part in PRODUCTS[kind].parts(profile, seed))
+    return [product for product in asked if product in lacks]
 
 
-def _restorable(profile: Profile, missing: dict[int, list[str]]) -> str:
+def _as_arms(kind: str, part: str) -> tuple[str, ...]:
+    """The arms that making a product trains as: itself, or one after the other."""
+    return WAYS if kind == "retrained" else (part,)
+
+
+def _restorable(profile: Profile, missing: dict[int, list[tuple[str, str]]]) -> str:
     """A word on seeds that are published and have no row here."""
-    folder, run = ROOT / "results/published" / profile.name / "runs", PRODUCTS["run"]
-    whole = [s for s, arms in missing.items() if len(arms) == len(run.parts(profile, s))]
+    folder = ROOT / "results/published" / profile.name / "runs"
+    runs = {s: {("run", part) for part in PRODUCTS["run"].parts(profile, s)} for s in missing}
+    whole = [seed for seed, lacks in missing.items() if runs[seed] <= set(lacks)]
     there = [seed for seed in whole if (folder / f"seed{seed}.jsonl").exists()]
     if not there:
         return ""

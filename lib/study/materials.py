@@ -20,7 +20,7 @@ from lib.network import layer_names as names_of_layers
 from lib.precision import default_device
 from lib.seeds import seed_of
 from lib.study.engine import say
-from lib.study.profile import ROOT, Network, Profile, Tuning
+from lib.study.profile import ROOT, Data, Network, Profile
 
 _received: dict[tuple[str, int], data_room.Images] = {}  # from the machine this one works for
 
@@ -39,8 +39,11 @@ def data_root() -> Path:
 
 def images(profile: Profile) -> data_room.Images:
     """The profile's data set, at the network's size, in this process's memory once."""
-    asked = profile.data.source, profile.network.image_size
-    return _received.get(asked) or _images(*asked)
+    return _pictures(profile.data.source, profile.network.image_size)
+
+
+def _pictures(source: str, size: int) -> data_room.Images:
+    return _received.get((source, size)) or _images(source, size)
 
 
 def receive_images(profile: Profile, fetch: Callable[[], data_room.Images]) -> None:
@@ -52,15 +55,16 @@ def receive_images(profile: Profile, fetch: Callable[[], data_room.Images]) -> N
 
 
 @lru_cache(maxsize=4)
-def _tasks(profile: Profile, seed: int, device: str) -> tuple[tuple[Task, ...], str]:
-    pictures = images(profile)
-    draw = profile.data.draw
-    classes = profile.data.classes or data_room.draw_classes(
+def _tasks(
+    data: Data, heads: str, size: int, seed: int, device: str
+) -> tuple[tuple[Task, ...], str]:
+    pictures, draw = _pictures(data.source, size), data.draw
+    classes = data.classes or data_room.draw_classes(
         len(pictures.names), draw.tasks, draw.classes, seed
     )
-    split = data_room.split_tasks(pictures, classes, profile.network.heads)
-    if profile.data.holdout:
-        split = [data_room.hold_out(task, profile.data.holdout) for task in split]
+    split = data_room.split_tasks(pictures, classes, heads)
+    if data.holdout:
+        split = [data_room.hold_out(task, data.holdout) for task in split]
     return tuple(t.to(device) for t in split), data_room.checksum(split)
 
 
@@ -75,15 +79,11 @@ def data_checksum(profile: Profile, seed: int) -> str:
     return _tasks(*_task_key(profile, seed))[1]
 
 
-def _task_key(profile: Profile, seed: int):
-    # only what the tasks depend on, so that profiles share them and the cache works
-    bare = profile.model_copy(
-        update={
-            **{"arms": (), "seeds": "1", "name": "", "about": "", "setting": "", "asked": ""},
-            "tuning": Tuning(),
-        }
-    )
-    return bare, seed if profile.data.draw else 0, str(default_device())
+def _task_key(profile: Profile, seed: int) -> tuple[Data, str, int, int, str]:
+    """All that the tasks depend on, and nothing else: profiles, and the variants of a grid, that
+    differ in other things share them."""
+    network, drawn = profile.network, seed if profile.data.draw else 0
+    return profile.data, network.heads, network.image_size, drawn, str(default_device())
 
 
 def data_label(profile: Profile) -> str:

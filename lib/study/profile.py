@@ -320,6 +320,11 @@ class Profile(Checked):
                 f"examine: arms: {', '.join(strange)}: no such arm; expected names of the "
                 'profile\'s own arms, or "all"'
             )
+        if apart := [a.name for a in self.arms if a.name in names and not a.from_checkpoint]:
+            raise ValueError(
+                f"examine: arms: {', '.join(apart)}: trained from nothing, so that nothing of "
+                "task 1 could be left; expected arms that go on from the task-1 checkpoint"
+            )
         return self
 
     @property

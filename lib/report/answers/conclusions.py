@@ -6,9 +6,13 @@ import pandas as pd
 from lib.report import readings
 from lib.report.answers.numbers import POINTS, Read, bounded, listed, unit_of, unsigned
 from lib.report.answers.sentences import of_the_map
+from lib.report.claims import RELIABLE
 from lib.report.figures import chance_differences
+from lib.report.paper import RANKING
 from lib.report.statistics import FINE_TUNE, by_seed, interval, pick, rows_of
 from lib.report.words import plain
+
+FULLGRAD = "FullGrad"  # the study's saliency map, as deletion.csv calls it
 
 
 def conclusions(read: Read) -> dict[str, str]:
@@ -33,11 +37,14 @@ def of_forest(runs: pd.DataFrame) -> str:
         return ""
     if len(found) == 1:
         names = "estimate", "low", "high", "n"
-        return f"The mean difference is {bounded(dict(zip(names, found[0])), POINTS)} points."
+        one = " (one seed)" if found[0][3] < 2 else ""
+        return f"The mean difference is {bounded(dict(zip(names, found[0])), POINTS)} points{one}."
     means = [POINTS.write(mean) for mean in (min(f[0] for f in found), max(f[0] for f in found))]
     above, below = (sum(ends) for ends in zip(*((f[1] > 0, f[2] < 0) for f in found)))
     single = sum(n < 2 for *_, n in found)
-    words = f", {single} have one seed and no interval" if single else ""
+    words = (
+        f", {single} ha{'s' if single == 1 else 've'} one seed and no interval" if single else ""
+    )
     return (
         f"The mean differences run from {means[0]} to {means[1]} points; of {len(found)}, {above} "
         f"have an interval wholly above zero, {below} wholly below{words}."
@@ -127,8 +134,9 @@ def _of_examined(claims: pd.DataFrame, claim: str, words: str) -> str:
     table = claims.set_index("claim")
     if claim not in table.index:
         return ""
-    row = table.loc[claim]
-    return f"{words}: {bounded(row, unit_of(claim))}, n = {int(row['n'])}, {row['verdict']}."
+    row, n = table.loc[claim], int(table.loc[claim, "n"])
+    told = f"n = {n}, {row['verdict']}" if n > 1 else "one seed: undecided"
+    return f"{words}: {bounded(row, unit_of(claim))} ({told})."
 
 
 def _of_atlas(claims: pd.DataFrame) -> str:
@@ -136,20 +144,68 @@ def _of_atlas(claims: pd.DataFrame) -> str:
     return _of_examined(claims, "C5", words)
 
 
-def _of_reliability(claims: pd.DataFrame) -> str:
+def _of_reliability(claims: pd.DataFrame, layers: pd.DataFrame) -> str:
     words = "Rank correlation of the MSE ranking with itself made again, in the worst of four ways"
-    return _of_examined(claims, "C6", words)
+    noise = layers.groupby("layer", sort=False)["noise"].mean()
+    weak = [layer for layer, value in noise.items() if value < RELIABLE]
+    below = f"below {RELIABLE:.1f} in {listed(weak)}" if weak else "nowhere below"
+    return (
+        f"{_of_examined(claims, 'C6', words)} From another noise, {int(layers['filters'].max())} "
+        f"filters a layer: {noise.min():+.2f} ({noise.idxmin()}) to {noise.max():+.2f} "
+        f"({noise.idxmax()}), {below}."
+    )
+
+
+def _of_sanity(randomised: pd.DataFrame, deletion: pd.DataFrame) -> str:
+    """How alike maps stay, and whether pixels matter in FullGrad's order more than in another."""
+    alike = randomised.groupby("layer", sort=False)["pearson"].mean()
+    fall = deletion.groupby(["map", "deleted"])["probability"].mean().groupby("map").mean()
+    ours, others = fall[FULLGRAD], fall.drop(FULLGRAD)
+    sooner = "sooner" if ours < others.min() else "no sooner"
+    beside = listed([f"{plain(value)} in that of the {name} map" for name, value in others.items()])
+    seeds = randomised["seed"].nunique()
+    return (
+        f"Maps correlate at {alike.iloc[0]:.2f} with what they were once the {alike.index[0]} is "
+        f"randomised, and at {alike.iloc[-1]:.2f} once all layers are. While pixels are deleted, "
+        f"highest first, the class's probability is {plain(ours)} on average in {FULLGRAD}'s "
+        f"order, {beside}: its order finds what matters {sooner} than the {others.idxmin()} map's "
+        f"({seeds} seed{'s' if seeds > 1 else ''})."
+    )
 
 
 def _of_readouts(table: pd.DataFrame) -> str:
-    left = table[table["way"] != "before"].groupby(["way", "readout"], sort=False)["acc1"].mean()
-    left = left.unstack(sort=False)
-    if not {"as it is", "linear probe"} <= set(left):
+    """Before, then of two arms: as it is, with the old head and statistics, by a probe."""
+    read = ["as it is", "both put back", "linear probe"]
+    means = table.groupby(["way", "readout"], sort=False)["acc1"].mean().unstack(sort=False)
+    if not {*read} <= set(means) or "before" not in means.index:
         return ""
     parts = [
-        f"{way} {plain(x['as it is'])} and {plain(x['linear probe'])}" for way, x in left.iterrows()
+        f"{way} {listed([plain(x[name]) for name in read])}" for way, x in means[read].iterrows()
     ]
-    return f"As the network is, and by a linear probe: {'; '.join(parts[:2])}."
+    seeds = table.groupby("way")["seed"].nunique()
+    n = " to ".join(dict.fromkeys(str(k) for k in (seeds.min(), seeds.max())))
+    return (
+        "As the network is, with the old head and statistics put back, and by a linear probe: "
+        f"{'; '.join(parts[:3])} ({n} seed{'s' if n != '1' else ''})."
+    )
+
+
+def _of_grafts(table: pd.DataFrame) -> str:
+    """Where the paper's choice lies among random ones, in the mean of both accuracies."""
+    table = table.assign(mean=table[["acc1", "acc2"]].mean(axis=1))
+    parts = []
+    for fraction, part in table.groupby("fraction"):
+        ours = part.loc[part["ranking"] == RANKING, "mean"].mean()
+        chance = part.loc[part["family"] == "chance", "mean"]
+        if pd.notna(ours) and len(chance) > 1:
+            parts.append((f"{(chance < ours).mean():.0%}", f"{fraction:.0%}"))
+    if not parts:
+        return ""
+    shares, fractions = (listed([p[i].rstrip("%") for p in parts]) for i in (0, 1))
+    return (
+        f"In the mean of both accuracies, MSE's choice lies above {shares} % of the random ones "
+        f"with {fractions} % put back."
+    )
 
 
 def _of_budget(table: pd.DataFrame) -> str:
@@ -176,6 +232,8 @@ TOLD = {  # figure -> its tables, and what tells of them
     "filter_grid": (("noise_reliability",), _of_filters),
     "realised": (("realised",), _of_budget),
     "atlas": (("claims_examined",), _of_atlas),
-    "reliability": (("claims_examined",), _of_reliability),
+    "reliability": (("claims_examined", "reliability"), _of_reliability),
+    "sanity": (("randomisation", "deletion"), _of_sanity),
     "readouts": (("readouts",), _of_readouts),
+    "grafts": (("grafts",), _of_grafts),
 }

@@ -1,6 +1,7 @@
 """Rows of a page: verdicts, the paper's tables beside ours, what to use, every task, how it was
 made."""
 
+import json
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import pandas as pd
 from lib.report import paper
 from lib.report.answers.numbers import POINTS, bounded, kind_of, listed, side, unit_of
 from lib.report.claims import OVERLAPS
-from lib.report.statistics import accuracy_matrix, average, heights, interval
+from lib.report.statistics import accuracy_matrix, average, heights, interval, tasks_in
 from lib.report.statistics import forgetting as lost_over_rounds
 from lib.report.words import percent, plain, sameness, spread
 
@@ -31,6 +32,15 @@ KEPT = {  # arms.csv, keeps: what is stored between tasks
     "weights": "a copy of the old weights",
     "importances": "importances of the weights",
     "images": "images of the first task",
+}
+KEPT_BY = {  # arms.csv, method: where what it stores is not what `keeps` says, or more
+    "ewc": "the old weights, an importance for each",
+    "si": "the old weights, an importance for each",
+    "merge_fisher": "the old weights, an importance for each",
+    "soft": "the old weights, how firmly each is held",
+    "gpm": "bases of the layers' inputs",
+    "packnet": "which task each weight belongs to, a byte each",
+    "der": "images of the first task, the network's answers to them",
 }
 
 
@@ -98,6 +108,38 @@ def beside_paper(table: pd.DataFrame) -> dict[str, list[dict]]:
     }
 
 
+# --- what arms are called -------------------------------------------------------------------------
+
+
+class Called(NamedTuple):
+    """An arm as figures name it, and its name in the profile where that is another."""
+
+    label: str
+    aside: str = ""
+
+
+def called(arms: pd.DataFrame) -> dict[str, Called]:
+    """arm -> its label in the table of arms, with the fraction it freezes if that is a part."""
+    found = {}
+    for _, line in arms.iterrows():
+        arm, label, fraction = line["arm"], line.get("label", line["arm"]), line.get("fraction")
+        if pd.notna(fraction) and 0 < float(fraction) < 1:
+            label = f"{label} {percent(float(fraction))}"
+        found[arm] = Called(label, "" if label.replace(",", "") == arm else arm)
+    return found
+
+
+def named(arms: pd.DataFrame, *tables: pd.DataFrame) -> set[str]:
+    """The methods and rankings, by their short names, of the arms and of tables of rankings."""
+    return {
+        str(name)
+        for table in (arms, *tables)
+        for column in ("method", "ranking")
+        if column in table
+        for name in table[column].dropna()
+    }
+
+
 # --- what should I use ----------------------------------------------------------------------------
 
 
@@ -116,6 +158,7 @@ class Use(NamedTuple):
     height: str = ""
     side: int = 0
     family: str = ""
+    called: Called | None = None
 
 
 HALFWAY = (
@@ -130,33 +173,88 @@ def uses(
     timing: pd.DataFrame,
     runs: pd.DataFrame | None = None,
     trajectory: pd.DataFrame | None = None,
+    memory: pd.DataFrame | None = None,
 ) -> list[Use]:
     """Every arm of the summary, highest average accuracy first, and the middle of the straight line
-    of weights. cost: the median over seeds of a run's time over that of fine-tuning with the same
-    seed, which records the line as well; runs and trajectory: for the height over the line."""
-    lines, cost = arms.set_index("arm"), _costs(arms, timing)
+    of weights, once, whether it was read off the line or made by a merge. cost: see `_costs`; runs
+    and trajectory: for the height over the line; memory: images and bytes that arms store."""
+    lines, names = arms.set_index("arm"), called(arms)
     none = runs is None or trajectory is None or trajectory.empty
+    cost = _costs(arms, timing, () if none else trajectory["seed"].unique())
     above = {} if none else heights(runs, trajectory)
-    found = [] if none else _halfway(trajectory)
+    found = [] if none else _halfway(trajectory, bool(cost))
+    stored = _stored(arms, memory, 2 if runs is None else tasks_in(runs))
+    merged = [] if none else _merged_halfway(runs)
     for _, row in summary.iterrows():
         line = lines.loc[row["arm"]] if row["arm"] in lines.index else {}
-        joint = line.get("curriculum", "") in JOINT
-        stores = "all images of the first task" if joint else KEPT.get(line.get("keeps"), "")
         kept, learned, n = _mean(row, "acc1"), _mean(row, "acc2"), int(row["n"])
+        stores = stored.get(row["arm"], "")
         use = Use(row["arm"], kept, learned, row["average"], stores, cost.get(row["arm"], ""), n)
-        use = use._replace(family=line.get("family", ""))
-        found.append(_over_the_line(use, above.get(row["arm"])))
+        use = use._replace(family=line.get("family", ""), called=names.get(row["arm"]))
+        use = _over_the_line(use, above.get(row["arm"]))
+        found = _once(found, use) if row["arm"] in merged else [*found, use]
     return sorted(found, key=lambda use: -use.average)
 
 
-def _costs(arms: pd.DataFrame, timing: pd.DataFrame) -> dict[str, str]:
-    """arm -> `1.3 ×`: its time over fine-tuning's, seed by seed."""
+def _once(found: list[Use], merged: Use) -> list[Use]:
+    """With the line's middle from where it has more seeds: read off the line, or merged."""
+    read = next((use for use in found if use.arm == HALFWAY), None)
+    if read is None or read.n < merged.n:
+        return [*(use for use in found if use is not read), merged]
+    both = Called(HALFWAY, merged.arm)
+    return [use._replace(called=both) if use is read else use for use in found]
+
+
+def _merged_halfway(runs: pd.DataFrame) -> list[str]:
+    """The arms that are the middle of the straight line after a training of their own."""
+    if not {"method", "options"} <= set(runs):
+        return []
+    rows = runs[runs["method"] == "merge"]
+    options = rows["options"].map(lambda text: json.loads(text) if isinstance(text, str) else {})
+    half = options.map(lambda given: given.get("weight", 0.5) == 0.5).astype(bool)
+    return list(rows.loc[half, "arm"].unique())
+
+
+def _stored(arms: pd.DataFrame, memory: pd.DataFrame | None, tasks: int) -> dict[str, str]:
+    """arm -> what it stores between tasks, with the number of images and megabytes of memory.csv
+    where they were recorded."""
+    size, found = {}, {}
+    if memory is not None and len(memory):
+        size = memory.groupby("arm")[["images", "bytes"]].median().to_dict("index")
+    for _, line in arms.iterrows():
+        text = KEPT_BY.get(line.get("method"), KEPT.get(line.get("keeps"), ""))
+        if line.get("curriculum", "") in JOINT:
+            text = "all images of the first task"
+        if many := size.get(line["arm"]):
+            text = f"{many['images']:.0f} {text} ({many['bytes'] / 1e6:.1f} MB)"
+        found[line["arm"]] = text.replace("the first task", "earlier tasks") if tasks > 2 else text
+    return found
+
+
+MACHINE = ("processor", "device")
+
+
+def _costs(arms: pd.DataFrame, timing: pd.DataFrame, traced: Sequence = ()) -> dict[str, str]:
+    """arm -> `1.3 ×`: its time over that of one plain training, the median over seeds of pairs of
+    one seed on one machine.
+
+    traced: seeds whose fine-tuning also recorded the line and its path, which takes about as long
+    again. There the unit is the arm of method `merge`, a plain training and an average; seeds with
+    neither are left out, and nothing is said if none is left."""
     run = timing["run"].str.rsplit("/", n=2, expand=True)
-    table = timing.groupby([run[1], run[0]])["seconds"].median().unstack()
-    usual = [a for a in arms.loc[arms["family"] == "finetune", "arm"] if a in table]
-    if not usual:
-        return {}
-    ratio = table.div(table[usual[0]], axis=0).median().dropna()
+    machine = [timing[c].astype(str) for c in MACHINE if c in timing]
+    table = timing.groupby([run[1].rename("seed"), *machine, run[0]])["seconds"].median().unstack()
+    tuned = [a for a in arms.loc[arms["family"] == "finetune", "arm"] if a in table]
+    unit = pd.Series(np.nan, index=table.index)
+    if tuned:
+        plain_run = ~table.index.get_level_values("seed").isin([str(seed) for seed in traced])
+        unit = table[tuned[0]].where(plain_run)
+    merged = arms.loc[arms["method"] == "merge", "arm"] if "method" in arms else ()
+    for arm in merged:
+        unit = unit.fillna(table[arm]) if arm in table else unit
+    ratio = table.div(unit, axis=0).median().dropna()
+    if len(ratio):
+        ratio[tuned] = 1.0  # without its trace
     return {arm: f"{value:.1f} ×" for arm, value in ratio.items()}
 
 
@@ -170,15 +268,17 @@ def _over_the_line(use: Use, above: pd.Series | None) -> Use:
     return use._replace(height=bounded(row, POINTS) + some, side=side(row))
 
 
-def _halfway(trajectory: pd.DataFrame) -> list[Use]:
-    """The middle of the straight line between the weights before and after task 2."""
+def _halfway(trajectory: pd.DataFrame, costs: bool) -> list[Use]:
+    """The middle of the straight line between the weights before and after task 2; costs: whether
+    those of other arms are known."""
     line = trajectory[trajectory["control"] == "interpolation"]
     middle = line[np.isclose(line["place"], 0.5)].groupby("seed")[["task1", "task2"]].mean()
     if middle.empty:
         return []
     kept, learned = (spread(middle[task]) for task in ("task1", "task2"))
     average = middle.to_numpy().mean()
-    return [Use(HALFWAY, kept, learned, average, KEPT["weights"], "1.0 ×", len(middle))]
+    cost = "1.0 ×" if costs else ""
+    return [Use(HALFWAY, kept, learned, average, KEPT["weights"], cost, len(middle))]
 
 
 def _mean(row: pd.Series, column: str) -> str:

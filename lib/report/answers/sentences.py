@@ -19,6 +19,7 @@ from lib.report.answers.numbers import (
 )
 from lib.report.claims import ROOM
 from lib.report.figures import chance_differences
+from lib.report.paper import RANKING
 from lib.report.statistics import average, in_common, interval, paired, tasks_in
 from lib.report.words import headline, percent, sameness
 
@@ -48,12 +49,17 @@ NO_ROOM = (
 def unclaimed(runs: pd.DataFrame | None) -> list[tuple[int, dict]]:
     """(per cent frozen, a line like a claim's) of explanation minus random in acc1 at every
     fraction that has both, of a setting without the registered 50 %. At a plain 95 %."""
+    found = _differences(runs)
+    return [] if 50 in found else list(found.items())
+
+
+def _differences(runs: pd.DataFrame | None) -> dict[int, dict]:
+    """Per cent frozen -> explanation minus random in acc1: estimate, low, high (95 %), n."""
     if runs is None or not {"profile", "ranking"} <= set(runs):
-        return []
+        return {}
     groups = chance_differences(runs).groupby("fraction")["difference"]
-    found = {round(100 * share): interval(values) for share, values in groups}
     names = "estimate", "low", "high", "n"
-    return [] if 50 in found else [(share, dict(zip(names, x))) for share, x in found.items()]
+    return {round(100 * share): dict(zip(names, interval(values))) for share, values in groups}
 
 
 def _at(share: int, row: Mapping) -> str:
@@ -193,11 +199,12 @@ def answer_over(
         f"With nothing frozen, learning the second task costs {second} points of accuracy on the "
         "first; at equal accuracy on the second, averaging the weights from before and after it, "
         "which costs no further training, keeps more of the first than freezing by explanation in "
-        f"{sides.count(-1)} of {len(sides)} settings, less in {sides.count(1)}, and is not told "
-        f"apart in {sides.count(0)}.",
-        f"The filters chosen by each class's own map overlap by {third[0]} with those chosen by "
-        f"the mean map of all classes, and by {third[1]} with those chosen by the closest map "
-        f"without content (1 is the same choice; {_same_in(tables, 'C5b')} and "
+        f"{sides.count(-1)} of {len(sides)} settings of two tasks, less in {sides.count(1)}, and "
+        f"is not told apart in {sides.count(0)}.",
+        f"Where half of the filters are frozen, those chosen by each class's own map overlap by "
+        f"{third[0]} with those chosen by the mean map of all classes, and by {third[1]} with "
+        "those chosen by the closest map without content, flat, a blob or shuffled pixels "
+        f"(1 is the same choice; {_same_in(tables, 'C5b')} and "
         f"{_same_in(tables, 'C5c')} % of the filters are the same).",
         *_over_methods(runs),
     ]
@@ -222,8 +229,30 @@ def _over_chance(tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataF
         return [" ".join(said if surest else [*said, "These tables do not tell."])]
     room = any(_says(row) == "no" for rows in found.values() for _, row in rows)
     where = "Elsewhere" if surest else "Found"
-    listing = f"{where}, in points: {'; '.join(others)}.{f' {NO_ROOM}' if room else ''}"
-    return [" ".join(said), listing]
+    more = [NO_ROOM] if room else []
+    more += _largest_unclaimed(tables, runs)
+    return [" ".join(said), " ".join([f"{where}, in points: {'; '.join(others)}.", *more])]
+
+
+def _largest_unclaimed(
+    tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataFrame]
+) -> list[str]:
+    """Of the differences that no claim was registered for, the one farthest from zero, if its 95 %
+    interval leaves zero to one side: a reader would look for it in the figure."""
+    found = []
+    for name, of in runs.items():
+        claimed = {share for share, _ in main_claims(tables[name])} if name in tables else set()
+        for share, row in _differences(of).items():
+            apart = row["low"] > 0 or row["high"] < 0
+            if share not in claimed and apart:
+                found.append((abs(row["estimate"]), name, share, row))
+    if not found:
+        return []
+    _, name, share, row = max(found, key=lambda one: one[0])
+    return [
+        f"Of what no claim was registered for, farthest from zero: {name}, {share} % frozen, "
+        f"{bounded(row, POINTS)} (n = {int(row['n'])}, 95 %)."
+    ]
 
 
 def _says(row: Mapping) -> str:
@@ -290,9 +319,11 @@ def _over_methods(runs: Mapping[str, pd.DataFrame]) -> list[str]:
     named = listed([f"{o.arm} ({o.written()})" for o in better[:NAMED]])
     first = "the first of them " if len(better) > NAMED else ""
     seeds = _from_to([o.n for o in others], Unit("seeds", 1, ".0f"))
+    tasks = tasks_in(runs[name])
     return [
-        f"Other ways of keeping the first task, in {name}: {len(better)} of {len(others)} have a "
-        "higher accuracy, averaged over both tasks, than freezing by explanation has at its best "
+        f"Other ways of keeping the first task, without an explanation, in {name}: {len(better)} "
+        f"of {len(others)} have a higher accuracy, averaged over {'both' if tasks == 2 else 'all'} "
+        "tasks, than the paper's way of freezing has with its best share "
         f"({ours}){f', {first}{named} points' if named else ''}; "
         f"{sum(o.high < 0 for o in others)} have a lower one ({seeds} seeds, 95 % intervals, not "
         "corrected for their number)."
@@ -316,8 +347,8 @@ class Other(NamedTuple):
 
 def against_methods(runs: pd.DataFrame) -> tuple[str, list[Other]]:
     """The arm of the main ranking with the highest average accuracy over tasks, and every method
-    that does not freeze filters beside it, highest first; of those with two seeds or more in
-    common."""
+    that neither freezes filters nor asks the explanation beside it, highest first; of those with
+    two seeds or more in common. Training one part alone is a control and no method."""
     table = runs[runs["curriculum"] == "sequence"]
     table = table.assign(average=average(table))
     wanted = {"method": "freeze", "ranking": "mse", "rule": "turns", "scope": "weights"}
@@ -326,7 +357,9 @@ def against_methods(runs: pd.DataFrame) -> tuple[str, list[Other]]:
     if mine.empty:
         return "", []
     ours, found = mine.groupby("arm")["average"].mean().idxmax(), []
-    for arm in table.loc[~table["method"].isin(["freeze", "finetune"]), "arm"].unique():
+    other = ~table["method"].isin(["freeze", "finetune", "only"])
+    ranking = table["ranking"] if "ranking" in table else pd.Series(None, table.index)
+    for arm in table.loc[other & (ranking != RANKING), "arm"].unique():
         apart = paired(table, arm, ours, "average")
         if len(apart) > 1:
             found.append(Other(arm, *interval(apart)))
