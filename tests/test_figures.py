@@ -536,6 +536,29 @@ def test_thirty_arms_and_more_are_drawn_with_every_name_once():
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+def test_more_names_than_can_be_told_apart_are_dots():
+    one = recorded("runs")
+    one = one[(one["arm"] == "fine-tune") & (one["seed"] <= 2)]
+    parts = [
+        one.assign(
+            arm=line.arm,
+            method="finetune" if pd.isna(line.fraction) else "freeze",
+            fraction=line.fraction,
+            curriculum=line.curriculum,
+            acc1=one["acc1"] + 0.002 * line.Index,
+            acc2=one["acc2"] - 0.003 * (line.Index % 7),
+        )
+        for line in MANY.itertuples()
+    ]
+    figure = plane(pd.concat(parts), MANY)
+    dots = [line for line in figure.axes[0].lines if "more rankings" in str(line.get_label())]
+    shares = MANY[(MANY["fraction"] > 0) & (MANY["fraction"] < 1)].groupby("label")["fraction"]
+    alone = sum(shares.nunique() == 1)
+    assert len(dots) == 1 and len(dots[0].get_xdata()) == alone > 3
+    assert str(dots[0].get_label()).startswith(f"{alone} more rankings, each at one share")
+    assert all(len(names) <= 24 for names in names_of(figure))
+
+
 def test_a_matrix_has_a_fixed_scale_numbers_and_the_mark_of_chance():
     values = np.array([[1.0, 0.82], [0.82, -0.05]])
     figure = figures.matrix(values, ["a", "b"], "heading", "IoU", 1 / 3)

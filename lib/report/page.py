@@ -45,7 +45,8 @@ FIGURES = {  # in the order of the study's questions
         "What is kept against what is learned",
         "A plane of accuracy on task 1 (upwards) against task 2 (to the right): fine-tuning's path "
         "and the straight line of weights fall from the upper left to the lower right; every arm "
-        "is a cross with its name and number of seeds at the right; the lower panel enlarges "
+        "is a cross with its name and number of seeds at the right, or one of many dots; the lower "
+        "panel enlarges "
         "freezing and fine-tuning, with the share frozen at each mark.",
         "An arm helps if it lies above the others at equal accuracy on task 2, fine-tuning's own "
         "path and the straight line of weights among them.",

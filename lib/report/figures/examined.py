@@ -16,6 +16,7 @@ from lib.report.figures.style import (
     ORANGE,
     SKY,
     VERMILLION,
+    counted,
     ground,
     ink,
     new,
@@ -163,7 +164,10 @@ def readouts(table: pd.DataFrame, about: str) -> Figure:
             ax.plot(
                 means[name], places, marker, color=tint, ms=size, label=name, mec=ground(), mew=0.4
             )
-    ax.set_yticks(places, means.index, fontsize=7.5)
+    seeds = table.groupby("way")["seed"].nunique()
+    apart = seeds.nunique() > 1
+    names = [f"{way}, {counted(seeds[way])}" if apart else way for way in means.index]
+    ax.set_yticks(places, names, fontsize=7.5)
     ax.set(ylim=(len(means) - 0.4, -0.6), xlabel="accuracy on task 1")
     percent(ax, "x")
     ax.grid(axis="y", visible=False)

@@ -37,6 +37,7 @@ CONTROLS = {  # no arms: they cost no training of their own
     "interpolation": ("line of weights, before to after", "--", GREY),
 }
 LINE = 0.15  # inches from one label to the next
+MOST_NAMES = 24  # in a panel; with more, none is found
 
 
 class Mark(NamedTuple):
@@ -94,6 +95,22 @@ def _draw_marks(ax, marks: Sequence[Mark]) -> None:
         parts = [mark for mark in marks if mark.curve == label]
         look = parts[0].look
         ax.plot(*np.array([m.place for m in parts]).T, look.dash, lw=1, color=look.colour)
+
+
+def _without_names(marks: Sequence[Mark], box) -> tuple[list[Mark], list[Mark]]:
+    """(marks to be drawn in full, marks that are dots): rankings that freeze a single share, where
+    the box would hold more names than can be told apart."""
+    crowd = [mark for mark in marks if _inside(mark, box)]
+    if sum(bool(mark.words) for mark in crowd) <= MOST_NAMES:
+        return [*marks], []
+    single = [m for m in crowd if m.curve and not m.note and set(m.rows["method"]) == {"freeze"}]
+    return [mark for mark in marks if mark not in single], single
+
+
+def _draw_dots(ax, marks: Sequence[Mark]) -> None:
+    if marks:
+        words = f"{len(marks)} more rankings, each at one share (names: table of arms)"
+        ax.plot(*np.array([m.place for m in marks]).T, "o", ms=4, color=GREY, mew=0, label=words)
 
 
 def _draw_controls(ax, trajectory: pd.DataFrame | None) -> None:
@@ -202,9 +219,11 @@ def plane(
     fine-tuning's own trajectory, the straight line of weights, the bounds, and the paper's three
     points where they apply. Above the whole plane; below, where filters are frozen in part,
     freezing and fine-tuning enlarged, with the fraction (per cent) at each mark that has
-    neighbours. Every arm has its name beside it once, where it is seen best."""
+    neighbours. Every arm has its name beside it once, where it is seen best; where there are too
+    many to be told apart, rankings tried at a single share are dots without."""
     marks = _marks(runs, arms)
     box = _box(marks)
+    marks, dots = _without_names(marks, box)
     inner = [mark for mark in marks if _inside(mark, box)]
     outer = [mark for mark in marks if not _inside(mark, box)]
     most = max(sum(bool(m.words) for m in part) for part in (inner, outer))
@@ -213,6 +232,7 @@ def plane(
     figure, axes = new(7.6, panels * (height + 0.7) + 1.0, nrows=panels, squeeze=False)
     whole, *near = axes[:, 0]
     for ax in axes[:, 0]:
+        _draw_dots(ax, dots)
         _draw_marks(ax, marks)
         _draw_controls(ax, trajectory)
         ax.set_xlabel("acc2: test accuracy on task 2 (plasticity)")
