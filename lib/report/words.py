@@ -431,18 +431,27 @@ def answer_overlap(overlap: pd.DataFrame, rankings: pd.DataFrame, fraction: floa
 
 def grafts_beside_arms(grafts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """acc1 of each choice put back without training beside that of the arm that froze it through
-    round 2 (the default rule and scope), means over the seeds that have both; `agree`: Spearman's
-    correlation of the two columns over arms, the same on every line (nan below three arms)."""
+    round 2 (the default rule and scope), means over the seeds that have both."""
     usual = runs[runs["method"] == "freeze"]
     for column, value in (("rule", "turns"), ("scope", "weights")):
         usual = usual[usual[column] == value] if column in usual else usual
     keys = ["seed", "lineage", "ranking", "fraction"]
     mean = grafts.groupby(keys)["acc1"].mean().rename("put back").reset_index()
     both = usual.groupby([*keys, "arm"])["acc1"].mean().rename("frozen").reset_index()
-    table = both.merge(mean, on=keys).groupby("arm", sort=False)[["put back", "frozen"]].mean()
-    ranks = table.round(6).rank()  # equal accuracies tie, whatever their last bit
-    agree = ranks.corr().iloc[0, 1] if len(table) > 2 else np.nan
-    return table.assign(agree=agree)
+    return both.merge(mean, on=keys).groupby("arm", sort=False)[["put back", "frozen"]].mean()
+
+
+def agreement(beside: pd.DataFrame) -> str:
+    """Of `grafts_beside_arms`: whether what is put back foretells what freezing keeps, by
+    Spearman's correlation over arms; empty below three arms."""
+    if len(beside) < 3:
+        return ""
+    ranks = beside.round(6).rank()  # equal accuracies tie, whatever their last bit
+    return (
+        f"What a choice keeps when put back and what freezing it keeps: rank correlation "
+        f"{ranks.corr().iloc[0, 1]:+.2f} over {len(beside)} arms (1: a graft foretells it, 0: it "
+        "does not)."
+    )
 
 
 MEASURED = "ablation_damage"  # the ranking that is the damage, of training images

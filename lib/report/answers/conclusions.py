@@ -10,7 +10,7 @@ from lib.report.claims import RELIABLE
 from lib.report.figures import chance_differences
 from lib.report.paper import RANKING
 from lib.report.statistics import FINE_TUNE, by_seed, interval, pick, rows_of
-from lib.report.words import plain
+from lib.report.words import agreement, grafts_beside_arms, plain
 
 FULLGRAD = "FullGrad"  # the study's saliency map, as deletion.csv calls it
 
@@ -190,8 +190,10 @@ def _of_readouts(table: pd.DataFrame) -> str:
     )
 
 
-def _of_grafts(table: pd.DataFrame) -> str:
-    """Where the paper's choice lies among random ones, in the mean of both accuracies."""
+def _of_grafts(table: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Where the paper's choice lies among random ones, in the mean of both accuracies, and whether
+    grafts foretell what freezing keeps."""
+    foretold = agreement(grafts_beside_arms(table, runs))
     table = table.assign(mean=table[["acc1", "acc2"]].mean(axis=1))
     parts = []
     for fraction, part in table.groupby("fraction"):
@@ -200,12 +202,12 @@ def _of_grafts(table: pd.DataFrame) -> str:
         if pd.notna(ours) and len(chance) > 1:
             parts.append((f"{(chance < ours).mean():.0%}", f"{fraction:.0%}"))
     if not parts:
-        return ""
+        return foretold
     shares, fractions = (listed([p[i].rstrip("%") for p in parts]) for i in (0, 1))
     return (
         f"In the mean of both accuracies, MSE's choice lies above {shares} % of the random ones "
-        f"with {fractions} % put back."
-    )
+        f"with {fractions} % put back. {foretold}"
+    ).strip()
 
 
 def _of_budget(table: pd.DataFrame) -> str:
@@ -235,5 +237,5 @@ TOLD = {  # figure -> its tables, and what tells of them
     "reliability": (("claims_examined", "reliability"), _of_reliability),
     "sanity": (("randomisation", "deletion"), _of_sanity),
     "readouts": (("readouts",), _of_readouts),
-    "grafts": (("grafts",), _of_grafts),
+    "grafts": (("grafts", "runs"), _of_grafts),
 }
