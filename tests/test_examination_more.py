@@ -392,12 +392,12 @@ def test_what_is_left_after_an_arm_is_read_off_the_very_network_of_its_row(small
     assert list(jobs.PRODUCTS["left"].parts(look, 1)) == ["half", "PackNet"]
     some = look.model_copy(update={"examine": look.examine.model_copy(update={"arms": ("half",)})})
     assert list(jobs.PRODUCTS["left"].parts(some, 1)) == ["half"]
-    jobs.fulfil(look, "task1", "run", "left", workers=1)
+    jobs.fulfil(look, "task1", "run", "retrained", "readouts", "left", workers=1)
     rows = {row["arm"]: row for row in tables.collect(look)["runs"]}
     found = pd.DataFrame(examined.readout_rows(look)).set_index(["way", "readout"])["acc1"]
-    for arm in ("half", "PackNet"):
+    for arm in ("fine-tune", "half", "PackNet"):
         assert found[arm, "as it is"] == rows[arm]["acc1"]
-    assert found["PackNet", "both put back"] >= 0 and len(found) == 10
+    assert found["PackNet", "both put back"] >= 0 and len(found) == 5 * 5
 
 
 def test_arms_to_examine_are_the_profile_s_own(tmp_path):

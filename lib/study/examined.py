@@ -243,9 +243,9 @@ def retrained_key(profile: Profile, seed: int) -> dict:
 
 @product(retrained_key, needs=("task1",), parts=_if_examined, filetype=CHECKPOINT)
 def retrained(profile: Profile, seed: int) -> dict:
-    """The network's state after round 2, by fine-tuning and with the weights of all convolutions
-    frozen, as the arms of these names: {way: state}. Rows keep no weights, so it is trained
-    again."""
+    """The network's state after the last round, by fine-tuning and with the weights of all
+    convolutions frozen, as the arms of these names: {way: state}. Rows keep no weights, so it is
+    trained again."""
     split, found = tasks(profile, seed), {}
     for way in WAYS:
         model, method = network_after_task1(profile, seed), None
@@ -254,8 +254,11 @@ def retrained(profile: Profile, seed: int) -> dict:
             masks = {
                 k: torch.ones(c.out_channels, dtype=bool) for k, c in conv_layers(model).items()
             }
-            method.rounds.append((2, masks))
-        fit(model, split[1], profile.recipe, method, seed, (), epochs(f"seed {seed}  {way}, again"))
+        for number, task in enumerate(split[1:], 2):
+            if method:
+                method.rounds.append((number, masks))
+            report = epochs(f"seed {seed}  {way}, again")
+            fit(model, task, profile.recipe, method, seed, (), report)
         found[way] = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     return found
 
