@@ -4,16 +4,18 @@ from the rows, byte for byte."""
 import argparse
 import json
 import os
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
+from lib.ranking import RANKINGS
 from lib.reproduce import record
 from lib.study import readings
 from lib.study.jobs import lacking
 from lib.study.keys import LATER, fields, seed_in, versions
-from lib.study.products import store
-from lib.study.profile import Examine, load
+from lib.study.products import overlap_key, store
+from lib.study.profile import Arm, Examine, load
 from lib.study.runs import run_key
 from lib.study.tables import collect
 
@@ -127,6 +129,17 @@ def test_a_later_field_enters_a_key_only_off_its_default(section):
 def test_versions_enter_a_key_only_above_one():
     assert versions(method_version=1, ranking_version=1) == {}
     assert versions(method_version=2, ranking_version=1) == {"method_version": 2}
+
+
+def test_a_ranking_s_new_version_reaches_all_that_looks_at_it(monkeypatch, tiny_npz, tmp_path):
+    profile = load("smoke", "1", tiny_npz(tmp_path / "tiny.npz", classes=10))
+    options = {"ranking": "random", "fraction": 0.5, "rule": "union", "like": "mse"}
+    twin = Arm(name="twin", method="freeze", options=options)
+    profile = profile.model_copy(update={"arms": (*profile.arms, twin)})
+    keys = lambda: (run_key(profile, 1, "twin"), overlap_key(profile, 1))  # noqa: E731
+    before = keys()
+    monkeypatch.setitem(RANKINGS, "mse", replace(RANKINGS["mse"], version=2))
+    assert all(new != old for new, old in zip(keys(), before))
 
 
 def test_the_seed_is_found_wherever_it_stands():

@@ -29,7 +29,7 @@ from lib.precision import default_device, resolve_precision
 from lib.ranking import Evidence, LossChange, Trial
 from lib.study.arms import needs as needs_of
 from lib.study.engine import say
-from lib.study.keys import SCIENCE, fields, later
+from lib.study.keys import SCIENCE, fields, later, versions
 from lib.study.materials import (
     data_checksum,
     data_label,
@@ -410,6 +410,9 @@ def overlap_key(profile: Profile, seed: int) -> dict:
         "maps": maps_key(profile, seed),
         "explain": fields("explain", profile.explain),
         "filters": SCIENCE["filters"],
+        **versions(
+            **{name: ranking.RANKINGS[name].version for name in ("mse", *examination.COMPARED)}
+        ),
     }
 
 
