@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lib.report import answers, figures, paper, power, readings
-from lib.report.answers.lines import called, named
+from lib.report.answers.lines import NUMBERS, called, named
 from lib.report.statistics import tasks_in
 from lib.study.profile import ROOT, Profile, load
 
@@ -404,6 +404,7 @@ def page(
         tasks=tasks,
         many=many,
         another_network=code not in paper.NETWORK_IN,
+        numbers=NUMBERS,
         other_data=data != "cifar100",
         uses=uses,
         names=called(table["arms"]),

@@ -17,6 +17,7 @@ from lib.report.statistics import forgetting as lost_over_rounds
 from lib.report.words import percent, plain, sameness, spread
 
 SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "≈", "undecided": "?", "no": "∅"}
+NUMBERS = "Are the paper's numbers in our range?"
 GROUPS = (  # what claims are about, by their names; every claim is in one
     ("Does the explanation beat chance?", r"C2-.*|C2b-random"),
     ("Does it beat learning less, at no cost?", r"C2b-(trajectory|interpolation)"),
@@ -24,7 +25,7 @@ GROUPS = (  # what claims are about, by their names; every claim is in one
     ("Does the score mean anything, and can it be made again?", r"C5|C6.*"),
     ("Forgetting, and what freezing trades", r"C0|C1.*|C2c.*"),
     ("Does it beat training both tasks at once?", r"C3.*"),
-    ("Are the paper's numbers in our range?", r"C4.*"),
+    (NUMBERS, r"C4.*"),
     ("Further claims", r".*"),
 )
 KEPT = {  # arms.csv, keeps: what is stored between tasks
