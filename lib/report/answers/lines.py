@@ -35,13 +35,13 @@ KEPT = {  # arms.csv, keeps: what is stored between tasks
     "images": "images of the first task",
 }
 KEPT_BY = {  # arms.csv, method: where what it stores is not what `keeps` says, or more
-    "ewc": "the old weights, an importance for each",
-    "si": "the old weights, an importance for each",
-    "merge_fisher": "the old weights, an importance for each",
-    "soft": "the old weights, how firmly each is held",
+    "ewc": "the old weights and an importance for each",
+    "si": "the old weights and an importance for each",
+    "merge_fisher": "the old weights and an importance for each",
+    "soft": "the old weights and how firmly each is held",
     "gpm": "bases of the layers' inputs",
     "packnet": "which task each weight belongs to, a byte each",
-    "der": "images of the first task, the network's answers to them",
+    "der": "images of the first task and the network's answers to them",
 }
 
 
