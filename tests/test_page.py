@@ -369,7 +369,7 @@ def test_what_is_stored_is_said_in_a_method_s_own_words_and_counted():
     assert found["GPM"] == "bases of the layers' inputs" and "a byte each" in found["PackNet"]
     assert found["L2"] == "a copy of the old weights"
     assert found["replay"] == "200 images of the first task (0.6 MB)"
-    assert found["DER++"].startswith("images of the first task, the network's answers")
+    assert found["DER++"].startswith("images of the first task and the network's answers")
     assert lines._stored(arms, None, 2)["replay"] == "images of the first task"
     assert lines._stored(arms, memory, 4)["replay"] == "200 images of earlier tasks (0.6 MB)"
     assert lines._stored(arms, memory, 4)["joint"] == "all images of earlier tasks"
