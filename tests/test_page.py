@@ -250,7 +250,7 @@ def test_other_methods_stand_beside_the_best_share_frozen_by_explanation():
     ]
     assert answers.against_methods(pd.DataFrame(rows[:3])) == ("", [])
     said = answers.answer_over({}, {"wide": pd.DataFrame(rows)})[-1]
-    assert "in wide: 1 of 2 have a higher accuracy" in said and "1 have a lower one" in said
+    assert "in wide: 1 of 2 have a higher accuracy" in said and "1 has a lower one" in said
     assert "(MSE 50 %), LwF (+5.0 [+5.0, +5.0]) points" in said
 
 

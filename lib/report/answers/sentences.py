@@ -319,13 +319,13 @@ def _over_methods(runs: Mapping[str, pd.DataFrame]) -> list[str]:
     named = listed([f"{o.arm} ({o.written()})" for o in better[:NAMED]])
     first = "the first of them " if len(better) > NAMED else ""
     seeds = _from_to([o.n for o in others], Unit("seeds", 1, ".0f"))
-    tasks = tasks_in(runs[name])
+    tasks, lower = tasks_in(runs[name]), sum(o.high < 0 for o in others)
     return [
         f"Other ways of keeping the first task, without an explanation, in {name}: {len(better)} "
         f"of {len(others)} have a higher accuracy, averaged over {'both' if tasks == 2 else 'all'} "
         "tasks, than the paper's way of freezing has with its best share "
         f"({ours}){f', {first}{named} points' if named else ''}; "
-        f"{sum(o.high < 0 for o in others)} have a lower one ({seeds} seeds, 95 % intervals, not "
+        f"{lower} ha{'s' if lower == 1 else 've'} a lower one ({seeds} seeds, 95 % intervals, not "
         "corrected for their number)."
     ]
 
