@@ -405,14 +405,13 @@ def later_evidence(profile: Profile, seed: int, model: nn.Module, number: int) -
 
 def overlap_key(profile: Profile, seed: int) -> dict:
     """What the overlap table of a seed depends on."""
+    compared = ("mse", *examination.COMPARED)
     return {
         "science": SCIENCE["overlap"],
         "maps": maps_key(profile, seed),
         "explain": fields("explain", profile.explain),
         "filters": SCIENCE["filters"],
-        **versions(
-            **{name: ranking.RANKINGS[name].version for name in ("mse", *examination.COMPARED)}
-        ),
+        **versions(**{n: r.version for n, r in ranking.RANKINGS.items() if n in compared}),
     }
 
 
