@@ -351,6 +351,8 @@ def test_only_named_seeds_are_examined_and_a_notebook_s_in_any_case(tiny):
     assert list(examined.judged(of("random", "loss_change"), 1)) == ["random"]
     with pytest.raises(ValueError, match="examine: rankings: no ranking 'luck'; expected all, or"):
         check(of("random", "luck"))
+    with pytest.raises(ValueError, match="rankings: random: expected the paper's, mse, among them"):
+        check(of("random"))
 
 
 def test_rows_of_what_was_examined_are_made_once(tiny, capsys):
@@ -406,6 +408,10 @@ def test_arms_to_examine_are_the_profile_s_own(tmp_path):
     assert load(str(tmp_path / "odd.yaml")).examine.arms == ()  # other arms than smoke's
     (tmp_path / "odd.yaml").write_text(TINY.replace("masks: 2", "masks: 2, arms: [nobody]"))
     with pytest.raises(ValueError, match="examine: arms: nobody: no such arm; expected names"):
+        load(str(tmp_path / "odd.yaml"))
+    scratch = TINY.replace("fine-tune}", "new, curriculum: joint20}")
+    (tmp_path / "odd.yaml").write_text(scratch.replace("masks: 2", "masks: 2, arms: [new]"))
+    with pytest.raises(ValueError, match="arms: new: trained from nothing, so that nothing of"):
         load(str(tmp_path / "odd.yaml"))
 
 

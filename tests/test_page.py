@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lib.report import answers, figures, page, statistics, words
-from lib.report.answers import lines
+from lib.report.answers import lines, sentences
 from lib.report.claims import NO_ROOM, claims
 from lib.report.statistics import summary
 from lib.reproduce import __main__ as reproduce
@@ -115,6 +115,76 @@ def test_the_forest_of_a_single_mark_says_its_difference_not_a_range():
     said = answers.of_forest(one)
     assert re.fullmatch(r"The mean difference is \+\d\.\d points \(one seed\)\.", said)
     assert answers.of_forest(runs).startswith("The mean differences run from ")
+
+
+def test_figures_of_examined_explanations_say_what_they_show_by_hand():
+    claims = [{"claim": "C6", "estimate": 0.6, "low": np.nan, "high": np.nan, "level": 0.95}]
+    claims = pd.DataFrame(claims).assign(n=1, verdict="undecided (n = 1)")
+    seeds = [1, 1, 2, 2]
+    layers = pd.DataFrame({"seed": seeds, "layer": ["a", "b"] * 2, "filters": 16})
+    layers["noise"] = [0.9, 0.5, 0.7, 0.3]
+    randomised = pd.DataFrame({"seed": seeds, "layer": ["head", "a"] * 2})
+    randomised["pearson"] = [0.9, 0.2, 0.7, 0.4]
+    maps = ["FullGrad", "random"] * 2
+    deletion = pd.DataFrame({"seed": seeds, "map": maps, "deleted": 0.1})
+    deletion["probability"] = [0.3, 0.5, 0.5, 0.6]
+    readouts = pd.DataFrame(
+        {"seed": 1, "way": way, "readout": name, "acc1": acc1}
+        for way, values in (("before", (0.6, 0.6, 0.7)), ("tune", (0.3, 0.2, 0.5)))
+        for name, acc1 in zip(("as it is", "both put back", "linear probe"), values)
+    )
+    chance = {"ranking": "random", "family": "chance", "fraction": 0.5, "seed": 1, "lineage": "x"}
+    grafts = [chance | {"acc1": a, "acc2": 0.5} for a in (0.1, 0.2, 0.3, 0.4)]
+    ours = chance | {"ranking": "mse", "family": "similarity", "acc1": 0.35, "acc2": 0.5}
+    tables = {
+        "claims_examined": claims,
+        "reliability": layers,
+        "randomisation": randomised,
+        "deletion": deletion,
+        "readouts": readouts,
+        "grafts": pd.DataFrame([*grafts, ours]),
+        "runs": study(),
+    }
+
+    def read(name):
+        if name not in tables:
+            raise FileNotFoundError(name)
+        return tables[name]
+
+    said = answers.conclusions(read)
+    assert "+0.60 (one seed: undecided). From another noise, 16 filters" in said["reliability"]
+    assert said["reliability"].endswith("+0.40 (b) to +0.80 (a), below 0.5 in b.")
+    assert "correlate at 0.80" in said["sanity"] and "at 0.30 once all" in said["sanity"]
+    assert ".400 on average in FullGrad's order, .550 in that of the random" in said["sanity"]
+    assert "matters sooner than the random map's (2 seeds)" in said["sanity"]
+    deletion["probability"] = [0.6, 0.5, 0.6, 0.5]
+    assert "matters no sooner than" in answers.conclusions(read)["sanity"]
+    assert said["readouts"].endswith(
+        "before .600, .600 and .700; tune .300, .200 and .500 (1 seed)."
+    )
+    assert said["grafts"].startswith("In the mean of both accuracies, MSE's choice lies above 75 %")
+
+
+def test_the_largest_difference_without_a_claim_is_named():
+    runs = study()  # MSE above random, at 25 and 75 % without a claim of their own
+    table = pd.DataFrame([{"claim": "C2-random"}])
+    (said,) = sentences._largest_unclaimed({"here": table}, {"here": runs})
+    found = {k: v for k, v in sentences._differences(runs).items() if k != 50}
+    share = max(found, key=lambda k: abs(found[k]["estimate"]))
+    assert f"here, {share} % frozen, {100 * found[share]['estimate']:+.1f} [" in said
+    claimed = pd.DataFrame({"claim": ["C2-random", "C2-random-25", "C2-random-75"]})
+    assert sentences._largest_unclaimed({"here": claimed}, {"here": runs}) == []
+    one = runs[runs["seed"] == 1]  # no interval
+    assert sentences._largest_unclaimed({"here": table}, {"here": one}) == []
+
+
+def test_seeds_that_were_foreseen_and_not_run_are_said(tmp_path):
+    settings = [
+        page.Setting(tmp_path / name, name, "", "") for name in ("compact", "quick", "unknown")
+    ]
+    seeds = {"compact": range(1, 6), "quick": (1, 2, 3), "unknown": (1,)}
+    runs = {name: pd.DataFrame({"seed": list(of)}) for name, of in seeds.items()}
+    assert page._short_of_seeds(settings, runs) == ["compact 12 and 5"]
 
 
 @pytest.mark.parametrize(
@@ -690,6 +760,10 @@ def test_more_than_two_tasks_have_a_table_of_all_and_no_paper_beside(tmp_path):
     assert [row[0] for row in rows] == ["freeze", "fine-tune"]
     assert rows[0][1:4] == [".600", ".700", ".800"] and rows[0][-2:] == ["25 %", "2"]
     assert rows[1][-2:] == ["", "2"]
+    twice = runs[runs["seed"] == 1].assign(lineage="again")  # a seed weighs once, and is one
+    twice = pd.concat([runs.assign(acc1=runs["acc1"] + 0.1 * (runs["seed"] == 2)), twice])
+    _, rows = answers.all_tasks(twice, accuracy, masks)
+    assert rows[0][1] == ".650" and rows[0][-1] == "2"
     lost = pd.DataFrame([{"claim": "C0", "estimate": 0.2, "low": 0.1, "high": 0.3}])
     for tasks, said in ((2, "the second task costs 20.0"), (3, "the other 2 tasks costs 20.0")):
         assert said in answers.forgetting(lost, tasks)

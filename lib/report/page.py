@@ -245,7 +245,8 @@ def published_grid(published: Path) -> tuple[Figure, str] | None:
     """The published grid of readings, drawn, and what it tells; None if there is none."""
     for path in sorted(published.glob(GRID)):
         if len(rows := reader(path.parent.parent)("readings")):
-            return readings.figure(rows), readings.sentence(rows)
+            network = path.parent.parent.name.split("_")[0]
+            return readings.figure(rows), readings.sentence(rows, f"{network} network, ")
     return None
 
 
@@ -430,7 +431,9 @@ def _uses(read: answers.Read) -> list:
 
 def _named(read: answers.Read) -> set[str]:
     """The methods and rankings that a profile's tables and figures name."""
-    return named(*(_or_empty(read, t) for t in ("arms", "rankings", "atlas", "grafts")))
+    arms, runs = _or_empty(read, "arms"), _or_empty(read, "runs")
+    arms = arms[arms["arm"].isin(runs["arm"])] if len(runs) else arms  # others are still to come
+    return named(arms, *(_or_empty(read, t) for t in ("rankings", "atlas", "grafts")))
 
 
 def _claims(read: answers.Read) -> pd.DataFrame:

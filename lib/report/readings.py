@@ -70,18 +70,20 @@ def by_luck(found: pd.DataFrame, margin: float = MARGIN) -> float:
     return float(ndtr(-margin / error).sum()) if variance > 0 else np.nan
 
 
-def sentence(rows: pd.DataFrame) -> str:
-    """How many readings lie above the margin, how many below, and what few seeds cannot say."""
+def sentence(rows: pd.DataFrame, where: str = "") -> str:
+    """How many readings lie above the margin, how many below, and what few seeds cannot say; where:
+    words on the network they were run with."""
     found, first = by_reading(comparable(rows)), rows.iloc[0]
     (above, below), n = above_and_below(found), int(found["n"].max())
     points, of = f"{100 * MARGIN:.0f} point", int(first["of_readings"])
     done = f"{len(found)} readings" if len(found) == of else f"{len(found)} of {of} readings"
     one_head = int((found["heads"] == "shared").sum())
     little = f"; the {one_head} with one head have little room to differ" if one_head else ""
+    share = round(100 * rows.loc[rows["rule"] == "turns", "realised"].mean())
     said = (
-        f"Of {done} of the paper (compact network, 75 % of the filters frozen or each class's 75 % "
-        f"united), {above} keep on average at least {points} more of the first task than freezing "
-        f"as many filters at random, {below} at least {points} less, and "
+        f"Of {done} of the paper ({where}{share} % of each layer's filters frozen, or each class's "
+        f"{share} % united), {above} keep on average at least {points} more of the first task "
+        f"than freezing as many filters at random, {below} at least {points} less, and "
         f"{len(found) - above - below} lie between{little}"
     )
     seeds = f"{n} seed{'s' if n > 1 else ''} of each"

@@ -12,7 +12,14 @@ import pandas as pd
 from lib.report import paper
 from lib.report.answers.numbers import POINTS, bounded, kind_of, listed, side, unit_of
 from lib.report.claims import OVERLAPS
-from lib.report.statistics import accuracy_matrix, average, heights, interval, tasks_in
+from lib.report.statistics import (
+    accuracy_matrix,
+    average,
+    by_seed,
+    heights,
+    interval,
+    tasks_in,
+)
 from lib.report.statistics import forgetting as lost_over_rounds
 from lib.report.words import percent, plain, sameness, spread
 
@@ -336,13 +343,14 @@ def all_tasks(
     is still free, seeds."""
     tasks = list(runs.filter(regex=r"^acc\d+$"))
     free, rows = _free_at_the_end(masks), []
+    runs = runs.assign(mean=average(runs))
     for arm, of in runs.groupby("arm", sort=False):
         matrix = accuracy_matrix(runs, accuracy, arm)
         lost = spread(lost_over_rounds(matrix)) if len(matrix) else ""
-        ends = [plain(of[task].mean()) for task in tasks]
+        ends = [plain(by_seed(of, task).mean()) for task in tasks]
         left = percent(free[arm]) if arm in free else ""
-        mean = average(of)
-        rows.append((mean.mean(), [arm, *ends, spread(mean), lost, left, str(len(of))]))
+        mean = by_seed(of, "mean")
+        rows.append((mean.mean(), [arm, *ends, spread(mean), lost, left, str(len(mean))]))
     names = [f"task {task[3:]}" for task in tasks]
     head = ["arm", *names, "mean [95 %]", "forgotten [95 %]", "filters still free", "seeds"]
     return head, [row for _, row in sorted(rows, key=lambda row: -row[0])]
