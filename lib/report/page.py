@@ -432,7 +432,8 @@ def _uses(read: answers.Read) -> list:
 def _named(read: answers.Read) -> set[str]:
     """The methods and rankings that a profile's tables and figures name."""
     arms, runs = _or_empty(read, "arms"), _or_empty(read, "runs")
-    arms = arms[arms["arm"].isin(runs["arm"])] if len(runs) else arms  # others are still to come
+    if len(arms) and len(runs):  # others are still to come
+        arms = arms[arms["arm"].isin(runs["arm"])]
     return named(arms, *(_or_empty(read, t) for t in ("rankings", "atlas", "grafts")))
 
 
