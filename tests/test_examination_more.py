@@ -10,7 +10,7 @@ from lib import examination
 from lib.data import normalise
 from lib.network import conv_layers, norm_layers
 from lib.ranking import RANKINGS, similarity
-from lib.report import claims, figures, words
+from lib.report import answers, claims, figures, words
 from lib.saliency import choose_images, class_maps, fullgrad, scale
 from lib.study import examined, jobs, tables
 from lib.study.arms import check
@@ -493,6 +493,26 @@ def test_the_figures_of_examined_explanations(tmp_path):
         )
     ):
         assert all(p.stat().st_size for p in figures.save(figure, tmp_path, f"f{number}"))
+
+
+def test_grafts_are_compared_with_random_ones_in_the_same_checkpoint_alone():
+    row = {"label": "MSE", "ranking": "mse", "family": "similarity", "fraction": 0.5, "acc2": 0.5}
+    chance = row | {"label": "random", "ranking": "random", "family": "chance"}
+    found = [row | {"seed": k, "lineage": f"x{k}", "acc1": k / 10} for k in (1, 2)]
+    assert len(words.beside_chance(pd.DataFrame(found))) == 2  # nothing to compare with: all
+    drawn = [chance | {"seed": 1, "lineage": "x1", "acc1": a} for a in (0.05, 0.06)]
+    table = pd.DataFrame([*found, *drawn])
+    assert list(words.beside_chance(table)["seed"]) == [1, 1, 1]
+    drawing = figures.grafts(table, "about")
+    assert "1 seed" in drawing.get_suptitle()
+
+    def read(name):
+        if name not in ("grafts", "runs"):
+            raise FileNotFoundError(name)
+        return table if name == "grafts" else study().assign(rule="turns")
+
+    told = answers.conclusions(read)
+    assert "above 100 % of the random ones" in told["grafts"]
 
 
 def test_grafts_are_laid_beside_the_arms_that_froze_the_same():

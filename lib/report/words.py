@@ -429,6 +429,13 @@ def answer_overlap(overlap: pd.DataFrame, rankings: pd.DataFrame, fraction: floa
 # --- explanations, examined -----------------------------------------------------------------------
 
 
+def beside_chance(grafts: pd.DataFrame) -> pd.DataFrame:
+    """The grafts of those checkpoints that random choices were put back into as well (all, where
+    there are none): a network keeps more than another, whatever is put back."""
+    both = grafts["lineage"].isin(grafts.loc[grafts["family"] == "chance", "lineage"])
+    return grafts[both] if both.any() else grafts
+
+
 def grafts_beside_arms(grafts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """acc1 of each choice put back without training beside that of the arm that froze it through
     round 2 (the default rule and scope), means over the seeds that have both."""

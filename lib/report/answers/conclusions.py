@@ -10,7 +10,7 @@ from lib.report.claims import RELIABLE
 from lib.report.figures import chance_differences
 from lib.report.paper import RANKING
 from lib.report.statistics import FINE_TUNE, by_seed, interval, pick, rows_of
-from lib.report.words import agreement, grafts_beside_arms, plain
+from lib.report.words import agreement, beside_chance, grafts_beside_arms, plain
 
 FULLGRAD = "FullGrad"  # the study's saliency map, as deletion.csv calls it
 
@@ -194,7 +194,7 @@ def _of_grafts(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Where the paper's choice lies among random ones, in the mean of both accuracies, and whether
     grafts foretell what freezing keeps."""
     foretold = agreement(grafts_beside_arms(table, runs))
-    table = table.assign(mean=table[["acc1", "acc2"]].mean(axis=1))
+    table = beside_chance(table).assign(mean=lambda t: t[["acc1", "acc2"]].mean(axis=1))
     parts = []
     for fraction, part in table.groupby("fraction"):
         ours = part.loc[part["ranking"] == RANKING, "mean"].mean()

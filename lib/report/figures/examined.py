@@ -24,6 +24,7 @@ from lib.report.figures.style import (
     spread,
     written_on,
 )
+from lib.report.words import beside_chance
 
 
 def of_examined(runs: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -181,7 +182,11 @@ def grafts(table: pd.DataFrame, about: str) -> Figure:
     network, a panel for each fraction: small dots are random choices, the other marks rankings
     (mean over seeds), the five best and the paper's named.
 
-    table: grafts.csv (seed, ranking, label, family, fraction, draw, acc1, acc2)."""
+    table: grafts.csv (seed, lineage, ranking, label, family, fraction, draw, acc1, acc2). Shown are
+    the checkpoints that have random choices too; all, if none has."""
+    seeds, table = table["seed"].nunique(), beside_chance(table)
+    if (shown := table["seed"].nunique()) < seeds:
+        about = f"{about}; random choices, and what stands beside them: {counted(shown)}"
     fractions = sorted(table["fraction"].unique())
     figure, axes = new(3.6 * len(fractions), 3.9, ncols=len(fractions), sharey=True, squeeze=False)
     chance, named = table["family"] == "chance", []
