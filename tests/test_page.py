@@ -324,6 +324,50 @@ def test_other_methods_stand_beside_the_best_share_frozen_by_explanation():
     assert "(MSE 50 %), LwF (+5.0 [+5.0, +5.0]) points" in said
 
 
+def test_what_explanations_tell_is_said_of_the_setting_with_most_examined_seeds():
+    gains = {"random": 0, "mse": 0.001, "fisher": 0.05, "weight_norm": -0.02, "bottom": 0.2}
+    usual = {"method": "freeze", "fraction": 0.75, "rule": "turns", "scope": "weights"}
+    runs = pd.DataFrame(
+        usual
+        | {"arm": f"{ranking} 75 %", "ranking": ranking, "seed": seed, "lineage": f"s{seed}"}
+        | {"acc1": 0.4 + gain + 0.001 * seed, "acc2": 0.5 - gain - 0.0001 * seed * (gain > 0.01)}
+        for ranking, gain in gains.items()
+        for seed in (1, 2, 3)
+    )
+    atlas = pd.DataFrame(
+        {"seed": seed, "ranking": r, "label": r.upper(), "spearman": value, "ceiling": 0.9}
+        for r, value in {"mse": 0.01, "fisher": 0.3, words.MEASURED: 0.8}.items()
+        for seed in (1, 2)
+    )
+    claim = {"claim": "C5", "n": 2, "level": 0.95, "verdict": "inconclusive"}
+    left = {"before": (0.6, 0.61), "fine-tune": (0.3, 0.5)}
+    tables = {
+        "claims_examined": pd.DataFrame([claim | {"estimate": 0.01, "low": -0.02, "high": 0.04}]),
+        "atlas": atlas,
+        "runs": runs,
+        "readouts": pd.DataFrame(
+            {"way": way, "readout": readout, "acc1": acc1}
+            for way, both in left.items()
+            for readout, acc1 in zip(("as it is", "linear probe"), both)
+        ),
+    }
+
+    def nothing(name):
+        raise FileNotFoundError(name)
+
+    fewer = tables | {"atlas": atlas[atlas["seed"] == 1]}
+    reads = {"none": nothing, "few": fewer.__getitem__, "wide": tables.__getitem__}
+    scores, probe = answers.of_explanations(reads)
+    assert "In wide (2 seeds) its rank correlation" in scores
+    assert "is +0.01 [-0.02, +0.04 at 95 %]" in scores and "that of FISHER" in scores
+    assert "measure the damage, +0.30; that of the same damage on other images +0.90." in scores
+    assert "Of 2 other rankings, each with 75 % of a layer frozen, 1 keeps more" in scores
+    assert "freezing, by +5.0 [+5.0, +5.0] (fisher) points; averaged over both tasks" in scores
+    assert "tasks none does (95 %" in scores
+    assert "from .600 to .300, but a linear probe still finds .500" in probe and "(.610" in probe
+    assert answers.of_explanations({"none": nothing}) == []
+
+
 def test_estimates_are_written_in_their_units():
     row = {"estimate": 0.353, "low": 0.22, "high": 0.48}
     shown = {

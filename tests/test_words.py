@@ -233,7 +233,7 @@ def test_readme_and_overview_say_the_same():
     said = readme.in_text("<!-- answer -->\n<!-- /answer -->", PUBLISHED)
     sentences = page.answer_over(page.alike(page.published_settings(PUBLISHED)[0]))
     overview = html.unescape((PUBLISHED / "report/index.html").read_text())
-    assert len(sentences) == 5
+    assert len(sentences) == 7
     assert all(s in said and s in overview for s in sentences)
 
 

@@ -262,7 +262,8 @@ def answer_over(settings: Sequence[Setting]) -> list[str]:
     """The answer over several settings, in a few sentences."""
     claims = {s.name: _claims(reader(s.folder)) for s in settings}
     runs = {s.name: reader(s.folder)("runs") for s in settings}
-    return answers.answer_over({name: t for name, t in claims.items() if len(t)}, runs)
+    over = answers.answer_over({name: t for name, t in claims.items() if len(t)}, runs)
+    return over + answers.of_explanations({s.name: reader(s.folder) for s in settings})
 
 
 def common_forest(settings: Sequence[Setting]) -> tuple[Figure, str] | None:

@@ -8,6 +8,7 @@ torch.
 Every sentence follows from a verdict; its numbers come from the same line of the table."""
 
 from lib.report.answers.conclusions import conclusions, of_forest
+from lib.report.answers.explained import of_explanations
 from lib.report.answers.lines import (
     HALFWAY,
     TOLD_APART,
@@ -51,6 +52,7 @@ __all__ = [
     "in_short",
     "kind_of",
     "main_claims",
+    "of_explanations",
     "of_forest",
     "of_the_map",
     "unit_of",

@@ -1,0 +1,90 @@
+"""What the explanations tell, in the setting in which most seeds were examined."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from lib.report.answers.numbers import POINTS, Read, bounded, listed, unit_of
+from lib.report.paper import RANKING
+from lib.report.statistics import average, interval, paired
+from lib.report.words import MEASURED, percent, plain
+
+NAMED = 3  # rankings that a sentence names
+
+
+def of_explanations(reads: Mapping[str, Read]) -> list[str]:
+    """Whether a score says which filters matter, which rankings keep more than chance, and what a
+    linear probe finds of task 1; nothing where nothing was examined.
+    reads: a setting's name -> its tables."""
+    found = {}
+    for name, read in reads.items():
+        try:
+            found[name] = [read(t) for t in ("claims_examined", "atlas", "runs", "readouts")]
+        except FileNotFoundError:
+            continue
+    if not found:
+        return []
+    name = max(found, key=lambda name: found[name][1]["seed"].nunique())
+    claims, atlas, runs, readouts = found[name]
+    return [_of_scores(name, claims, atlas) + _of_rankings(runs), *_of_probe(readouts)]
+
+
+def _of_scores(name: str, claims: pd.DataFrame, atlas: pd.DataFrame) -> str:
+    row = claims.set_index("claim").loc["C5"]
+    means = atlas.groupby(["ranking", "label"])["spearman"].mean().reset_index()
+    best = means.loc[means[means["ranking"] != MEASURED]["spearman"].idxmax()]
+    n = int(row["n"])
+    return (
+        f"Does the score say which filters matter? In {name} ({n} seed{'s' if n > 1 else ''}) its "
+        "rank correlation with the damage of switching a filter off is "
+        f"{bounded(row, unit_of('C5'))}, the mean of layers; that of {best['label']}, the best "
+        f"ranking that does not measure the damage, {best['spearman']:+.2f}; that of the same "
+        f"damage on other images {atlas['ceiling'].mean():+.2f}."
+    )
+
+
+def _of_rankings(runs: pd.DataFrame) -> str:
+    """Every other ranking beside random freezing, at the share that most of them have."""
+    usual = runs[(runs["method"] == "freeze") & (runs["rule"] == "turns")]
+    usual = usual[(usual["scope"] == "weights") & (usual["fraction"] < 1)]
+    share = usual.groupby("fraction")["ranking"].nunique().idxmax()
+    usual = usual[usual["fraction"] == share].assign(average=average(usual))
+    arms = usual.drop_duplicates("arm").set_index("arm")["ranking"]
+    chance = arms.index[arms == "random"]
+    others = [arm for arm, ranking in arms.items() if ranking not in (RANKING, "random", "bottom")]
+    if not len(chance) or not others:
+        return ""
+    apart = {
+        column: {arm: interval(paired(usual, arm, chance[0], column)) for arm in others}
+        for column in ("acc1", "average")
+    }
+    more, both = (
+        sorted((a for a in others if found[a][1] > 0), key=lambda a: -found[a][0])
+        for found in apart.values()
+    )
+    first = [
+        f"{POINTS.write(mean)} [{POINTS.write(low)}, {POINTS.write(high)}] "
+        f"({arm.removesuffix(f' {percent(share)}')})"
+        for arm, (mean, low, high, _) in ((arm, apart["acc1"][arm]) for arm in more[:NAMED])
+    ]
+    most = "by at most " if len(more) > NAMED else "by "
+    named = f", {most}{listed(first)} points" if more else ""
+    return (
+        f" Of {len(others)} other rankings, each with {percent(share)} of a layer frozen, "
+        f"{len(more) or 'none'} keep{'s' * (len(more) < 2)} more of the first task than random "
+        f"freezing{named}; averaged over both tasks {len(both) or 'none'} "
+        f"do{'es' * (len(both) < 2)} (95 % intervals, not corrected for their number)."
+    )
+
+
+def _of_probe(readouts: pd.DataFrame) -> list[str]:
+    left = readouts.groupby(["way", "readout"])["acc1"].mean().unstack()
+    ways, read = ("before", "fine-tune"), ["as it is", "linear probe"]
+    if not {*ways} <= set(left.index) or not {*read} <= set(left):
+        return []
+    (now0, probe0), (now, probe) = (map(plain, left.loc[way, read]) for way in ways)
+    return [
+        "Where the forgetting sits, in the same setting: with nothing frozen accuracy on the first "
+        f"task falls from {now0} to {now}, but a linear probe still finds {probe} in its features "
+        f"({probe0} before)."
+    ]
