@@ -87,11 +87,12 @@ def sentence(found: pd.DataFrame, seeds: int = max(SEEDS), claim: str = "C2-rand
 
 
 def _arms(runs: pd.DataFrame, claims: list[Claim]) -> pd.DataFrame:
-    """(seeds, (arm, measure)): acc1 and acc2 of every arm the claims look at, seeds that have
-    all."""
+    """(seeds, (arm, measure)): acc1 and acc2 of every arm the claims look at, of seeds that have
+    all from one checkpoint."""
     parts = [pick(runs, arm) for claim in claims for arm in claim.arms]
     rows = pd.concat(parts).drop_duplicates(["arm", "seed", "lineage"])
-    return rows.pivot_table(index="seed", columns="arm", values=["acc1", "acc2"]).dropna()
+    each = {"index": ["seed", "lineage"], "columns": "arm", "values": ["acc1", "acc2"]}
+    return rows.pivot_table(**each).dropna().groupby("seed").mean()
 
 
 def nothing_true(runs: pd.DataFrame, studies: int, seeds: int, seed: int = 0) -> pd.DataFrame:
