@@ -1,6 +1,6 @@
 # Thin: every target is one command of lib.reproduce, which decides what is current.
 # PYTHON=...  use an environment you have (conda, Colab) instead of .venv
-# PROFILE=quick|compact|paper|...   SEEDS=1-5   DATA=cifar100:FOLDER|digits|file.npz|FOLDER   STYLE=<matplotlib style>   ENGINE=local|ray
+# PROFILE=quick|compact|paper|...   SEEDS=1-5   DATA=cifar100:FOLDER|digits|file.npz|FOLDER   STYLE=<matplotlib style>   ENGINE=local|here|ray
 PROFILE ?= quick
 BASE ?= python3
 # what was given reaches a command through its environment: no quote or backtick in it is ever the shell's

@@ -11,18 +11,21 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import lib.reproduce.__main__
 import lib.study.__main__
 from lib.study import engine, jobs, materials
 from lib.study.engine import processes, ray
 from lib.study.jobs import Job, Making
-from lib.study.profile import ROOT, load
+from lib.study.products import PRODUCTS
+from lib.study.profile import ROOT, Arm, load
 from lib.study.store import file_hash, provenance
 
 TINY = """
@@ -76,7 +79,7 @@ def test_processes_of_this_machine_unless_told(monkeypatch, given, name):
 
 def test_an_unknown_engine_is_told_which_there_are(monkeypatch):
     monkeypatch.setenv("ENGINE", "slurm")
-    with pytest.raises(ValueError, match="^ENGINE=slurm: expected one of local, ray$"):
+    with pytest.raises(ValueError, match="^ENGINE=slurm: expected one of local, here, ray$"):
         engine.chosen()
 
 
@@ -103,6 +106,55 @@ def test_a_cluster_that_does_not_answer_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(RuntimeError, match=f"no Ray cluster .*to answer at RAY_ADDRESS={address}"):
         ray._connected()
+
+
+# --- this process alone ---------------------------------------------------------------------------
+
+
+def test_alone_in_this_process_the_same_bytes_are_made(small_study, tmp_path, monkeypatch, capsys):
+    arm = Arm(name="half", method="freeze", options={"ranking": "mse", "fraction": 0.5})
+    profile = small_study(arm)
+    todo = [Job(kind, 1, part) for kind, part in sorted(jobs.lacking(profile, 1))]
+    todo.sort(key=lambda job: list(PRODUCTS).index(job.kind))
+    for job in todo:
+        jobs.do(job, profile)
+    by_hand = files(tmp_path / profile.name)
+    monkeypatch.setenv("RESULTS", str(tmp_path / "alone"))
+    monkeypatch.setenv("ENGINE", "here")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        jobs.complete(profile)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert files(tmp_path / "alone" / profile.name) == by_hand != {}
+    printed = capsys.readouterr().out
+    log = (tmp_path / "alone" / profile.name / "log.txt").read_text()
+    assert "seed 1  half  epoch 1/1" in log and "seed 1  half  epoch 1/1" in printed
+    engine.say("mine again")
+    assert capsys.readouterr().out == "mine again\n"
+
+
+def test_alone_a_failure_ends_it_before_the_next_job(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENGINE", "here")
+    do = partial(noted, folder=tmp_path)
+    engine.side_by_side(["a"], do, tmp_path / "log.txt")
+    assert (tmp_path / f"a {os.getpid()}").exists() and engine.at_once("here") == 1
+    with pytest.raises(ValueError, match="bad luck"):
+        engine.side_by_side(["bad", "waits", "b"], slowly(do), tmp_path / "log.txt")
+    assert not list(tmp_path.glob("b *"))
+
+
+def slowly(do):
+    """The same after a moment, in which the caller can see that a job before failed."""
+
+    def work(job):
+        if job != "bad":
+            time.sleep(0.5)
+        do(job)
+
+    return work
 
 
 # --- processes of this machine --------------------------------------------------------------------

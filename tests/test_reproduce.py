@@ -33,8 +33,7 @@ def command(results, *arguments, **environment):
         cwd=ROOT,
         text=True,
         timeout=600,
-        # one worker: tests themselves run side by side, and each worker is seconds of starting
-        env={**os.environ, "RESULTS": str(results), "WORKERS": "1", **environment},
+        env={**os.environ, "RESULTS": str(results), **environment},
         capture_output=True,
     )
 
@@ -444,7 +443,8 @@ def test_a_nan_loss_stops_the_notebook_with_its_sentence(tmp_path, tiny_npz):
         tmp_path, "recipe: {lr: 1.0e+30, epochs: 1, batch_size: 32}\narms: [{name: fine-tune}]"
     )
     images = tiny_npz(tmp_path / "tiny.npz", classes=10)
-    done = command(tmp_path, "run", "--profile", profile, "--data", images, "--only", "01")
+    arguments = ("run", "--profile", profile, "--data", images, "--only", "01")
+    done = command(tmp_path, *arguments, WORKERS="1")  # of the notebook's own
     assert done.returncode == 1 and done.stderr.count("\n") <= 2
     assert "error: 01_train_task1, cell" in done.stderr and "lower the learning rate" in done.stderr
     assert not (tmp_path / "mine/01_train_task1/manifest.json").exists()

@@ -98,7 +98,7 @@ def _run(name: str) -> None:
     profile = load(name)
     check(profile)
     sweep(jobs.results_dir(profile.name))
-    jobs.engine.side_by_side = lambda todo, do, log, workers: [do(job) for job in todo]
+    jobs.engine.side_by_side = lambda todo, do, *_: [do(job) for job in todo]
     jobs.complete(profile)
     table = pd.DataFrame(collect(profile)["runs"]).to_csv(index=False)
     path = jobs.results_dir(profile.name) / "tables/runs.csv"

@@ -148,7 +148,7 @@ def obey(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--style", help="a matplotlib style for figures")
     parser.add_argument("--name", help="repository: the project's public place, OWNER/NAME")
-    parser.add_argument("--engine", help="what does the jobs: local (processes here) or ray")
+    parser.add_argument("--engine", help="what does jobs: local (workers), here (none) or ray")
     given = parser.parse_args(arguments)
     if given.engine:
         os.environ["ENGINE"] = given.engine

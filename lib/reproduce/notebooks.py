@@ -54,17 +54,20 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
         return
     with holding(results):
         sweep(results)
-        if not all(is_current(n, profile) for n in wanted):
-            from lib.study.examined import with_shown
-            from lib.study.forecast import forecast
+        stale = not all(is_current(n, profile) for n in wanted)
+        if stale:
             from lib.study.inputs import check
 
             for notebook in wanted:
                 cells(source_of(notebook))
             check(profile)  # whatever is wrong is told of before a notebook starts
-            print(forecast(with_shown(profile, profile.seed_list[0])), flush=True)
-            _say_whose_seeds(profile)
-        with _kernels() as kernel:
+        with _kernels(stale) as kernel:
+            if stale:
+                from lib.study.examined import with_shown
+                from lib.study.forecast import forecast
+
+                print(forecast(with_shown(profile, profile.seed_list[0])), flush=True)
+                _say_whose_seeds(profile)
             for notebook in wanted:
                 # asked again: an earlier notebook's outputs may have changed
                 if is_current(notebook, profile):
@@ -167,9 +170,10 @@ def _execute(
 
 
 @contextmanager
-def _kernels() -> Iterator[Callable]:
+def _kernels(soon: bool) -> Iterator[Callable]:
     """kernel(more) gives one kernel after another, each inside a context of its own; while one runs
-    the next is started, if there is to be more: what all notebooks import takes it seconds."""
+    the next is started, if there is to be more: what all notebooks import takes it seconds. soon:
+    the first is started at once."""
     from jupyter_client import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
@@ -206,6 +210,8 @@ def _kernels() -> Iterator[Callable]:
             running.end(now=True)  # its notebook has finished: all is on disk
 
         try:
+            if soon:
+                waiting.append(start())
             yield kernel
         finally:
             for started in waiting:

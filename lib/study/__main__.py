@@ -44,7 +44,7 @@ def _work(arguments: Sequence[str] | None) -> None:
         help="the profile's grid of readings instead: which recipes learn, or all of it",
     )
     parser.add_argument("--workers", type=int, help="processes side by side, one thread each")
-    parser.add_argument("--engine", help="what does the jobs: local (processes here) or ray")
+    parser.add_argument("--engine", help="what does jobs: local (workers), here (none) or ray")
     given = parser.parse_args(arguments)
     if given.engine:
         os.environ["ENGINE"] = given.engine

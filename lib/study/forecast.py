@@ -9,7 +9,7 @@ rows keep no weights: these are counted too, at the time of these arms."""
 import pandas as pd
 
 from lib.precision import default_device
-from lib.study.engine import default_workers
+from lib.study.engine import at_once
 from lib.study.examined import WAYS
 from lib.study.jobs import PRODUCTS, lacking
 from lib.study.profile import ROOT, Profile
@@ -32,7 +32,7 @@ def forecast(profile: Profile, workers: int | None = None) -> str:
         head += f", {again} network{'s' * (again > 1)} trained again to be examined"
     if not todo:
         return head
-    side, seconds = min(default_workers(workers), len(todo)), _seconds(profile.name)
+    side, seconds = min(at_once(profile.engine, workers), len(todo)), _seconds(profile.name)
     if seconds.empty:
         took = "how long they take is not known"
     else:

@@ -153,7 +153,7 @@ def fulfil(
     """Do all that is missing of these kinds, one kind after the other, each side by side; progress
     goes to the output and into `<results>/log.txt` (see `lib.study.engine`), after a line that says
     which paths this machine gets."""
-    told = engine.chosen() != "local"  # a cluster says it of its own
+    told = engine.chosen() == "ray"  # a cluster says it of its own
     with engine.workers_kept():
         for kind in kinds:
             if todo := jobs(profile, kind, show):
@@ -162,7 +162,7 @@ def fulfil(
                     told = True
                 log = results_dir(profile.name) / "log.txt"
                 with watching(len(todo), kind.replace("_", " ")):
-                    engine.side_by_side(todo, Making(profile), log, workers)
+                    engine.side_by_side(todo, Making(profile), log, workers, profile.engine)
 
 
 def _paths(profile: Profile) -> str:

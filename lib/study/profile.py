@@ -292,6 +292,7 @@ class Profile(Checked):
     calibration: Calibration = Calibration()
     tuning: Tuning = Tuning()
     readings: Readings = Readings()
+    engine: Literal["local", "here"] = Field("local", exclude=True)  # unless $ENGINE is given
     asked: str = Field("", exclude=True)  # how a command line names it; `load` writes it
 
     @field_validator("seeds", mode="before")
