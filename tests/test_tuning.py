@@ -193,7 +193,7 @@ def test_what_shares_a_setting_is_judged_by_its_mean():
 # --- from the command line to the record ----------------------------------------------------------
 
 
-def one_by_one(todo, do, log, workers=None):
+def one_by_one(todo, do, *_):
     """As the engine, in this process: what it is given must still pickle."""
     for job in pickle.loads(pickle.dumps(list(todo))):
         pickle.loads(pickle.dumps(do))(job)
