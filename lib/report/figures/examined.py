@@ -232,5 +232,6 @@ def _names(ax, rows: pd.DataFrame) -> None:
             ha="right" if left else "left",
             va="center",
             fontsize=6.5,
+            bbox={"facecolor": ground(), "edgecolor": "none", "alpha": 0.6, "pad": 0.3},
             arrowprops={"arrowstyle": "-", "lw": 0.4, "color": ink(), "shrinkA": 0, "shrinkB": 2},
         )
