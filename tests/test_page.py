@@ -257,10 +257,12 @@ def test_the_overview_s_sentences_name_settings_by_their_verdict(made):
         r"it keeps \+5\.0 \[\S+, \S+\] points more with 50 % frozen \(intervals at", first
     )
     assert "; at equal accuracy on the second task, +5.5 [" in first
-    assert others.startswith("Elsewhere, in points: thin, one head: +5.0 [")
+    assert others.startswith("And elsewhere? In points: thin, one head: +5.0 [")
     assert "] with 50 % frozen (n = 6: no room to tell). No room to tell: even" in others
     (alone, listing, *_), (nothing, *_) = (answers.answer_over(t) for t in ({"thin": none}, {}))
-    assert alone.endswith("than freezing at random?") and listing.startswith("Found, in points: th")
+    assert alone.endswith("than freezing at random?") and listing.startswith(
+        "What was found? In points: th"
+    )
     assert nothing.endswith("These tables do not tell.")
 
 
@@ -320,7 +322,7 @@ def test_other_methods_stand_beside_the_best_share_frozen_by_explanation():
     ]
     assert answers.against_methods(pd.DataFrame(rows[:3])) == ("", [])
     said = answers.answer_over({}, {"wide": pd.DataFrame(rows)})[-1]
-    assert "in wide: 1 of 2 have a higher accuracy" in said and "1 has a lower one" in said
+    assert "In wide, 1 of 2 have a higher accuracy" in said and "1 has a lower one" in said
     assert "(MSE 50 %), LwF (+5.0 [+5.0, +5.0]) points" in said
 
 

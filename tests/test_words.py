@@ -233,8 +233,10 @@ def test_readme_and_overview_say_the_same():
     said = readme.in_text("<!-- answer -->\n<!-- /answer -->", PUBLISHED)
     sentences = page.answer_over(page.alike(page.published_settings(PUBLISHED)[0]))
     overview = html.unescape((PUBLISHED / "report/index.html").read_text())
-    assert len(sentences) == 7
-    assert all(s in said and s in overview for s in sentences)
+    assert len(sentences) == 7 and all("?" in sentence for sentence in sentences)
+    for question, rest in map(words.asked, sentences):
+        assert f"- **{question}**{rest}\n" in said
+        assert f"<p><strong>{question}</strong>{rest}</p>" in overview
 
 
 def test_a_record_of_nothing_says_so(tmp_path):

@@ -19,6 +19,7 @@ from PIL import Image
 from lib.report import answers, figures, paper, power, readings
 from lib.report.answers.lines import NUMBERS, called, named
 from lib.report.statistics import tasks_in
+from lib.report.words import asked
 from lib.study.profile import ROOT, Profile, load
 
 # --- the page -------------------------------------------------------------------------------------
@@ -198,6 +199,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+TEMPLATES.globals["asked"] = asked
 
 
 class Picture(NamedTuple):
@@ -258,12 +260,13 @@ def alike(settings: Sequence[Setting]) -> list[Setting]:
     return [s for s in settings if first and data[s.name] == first]
 
 
-def answer_over(settings: Sequence[Setting]) -> list[str]:
-    """The answer over several settings, in a few sentences."""
+def answer_over(settings: Sequence[Setting], grid: tuple[Figure, str] | None = None) -> list[str]:
+    """The answer over several settings, in a few sentences, and what a grid of readings tells."""
     claims = {s.name: _claims(reader(s.folder)) for s in settings}
     runs = {s.name: reader(s.folder)("runs") for s in settings}
     over = answers.answer_over({name: t for name, t in claims.items() if len(t)}, runs)
-    return over + answers.of_explanations({s.name: reader(s.folder) for s in settings})
+    over += answers.of_explanations({s.name: reader(s.folder) for s in settings})
+    return over + ([f"Would another reading of the paper keep more? {grid[1]}"] if grid else [])
 
 
 def common_forest(settings: Sequence[Setting]) -> tuple[Figure, str] | None:
@@ -523,7 +526,7 @@ def overview(
         },
         told_apart=answers.TOLD_APART,
         near=paper.nearest(paper.nearness(runs)),
-        sentences=answer_over(alike(settings)) + ([grid[1]] if grid else []),
+        sentences=answer_over(alike(settings), grid),
         pictures=shown,
         rest=planes,
         settings=lines,

@@ -26,6 +26,7 @@ from lib.report.page import (
     published_settings,
     reader,
 )
+from lib.report.words import asked
 from lib.study.profile import ROOT, load
 
 PAGES = ("README.md", "GUIDE.md", "bench/README.md")  # those that have generated parts
@@ -50,9 +51,8 @@ def _answer(published: Path) -> str:
     found = common_forest(settings)
     if not settings:
         return f"{NOTHING}\n"
-    grid = published_grid(published)
-    sentences = answer_over(settings) + ([grid[1]] if grid else [])
-    said = "".join(f"- {sentence}\n" for sentence in sentences)
+    parts = [asked(sentence) for sentence in answer_over(settings, published_grid(published))]
+    said = "".join(f"- {f'**{question}**' * bool(question)}{rest}\n" for question, rest in parts)
     if not found:
         return said
     shown = FIGURES["forest"]

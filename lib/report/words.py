@@ -52,6 +52,12 @@ def percent(level: float) -> str:
     return f"{100 * level:.4g} %"
 
 
+def asked(text: str) -> tuple[str, str]:
+    """A text that begins with a question: the question, and the rest; else nothing and the text."""
+    question, mark, rest = text.partition("?")
+    return (question + mark, rest) if mark else ("", text)
+
+
 def sameness(iou: float) -> str:
     """An overlap (IoU) of two equally large choices as the share of filters they have in common."""
     return f"{100 * in_common(iou):.0f} % of the filters are the same"

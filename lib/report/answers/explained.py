@@ -84,7 +84,7 @@ def _of_probe(readouts: pd.DataFrame) -> list[str]:
         return []
     (now0, probe0), (now, probe) = (map(plain, left.loc[way, read]) for way in ways)
     return [
-        "Where the forgetting sits, in the same setting: with nothing frozen accuracy on the first "
-        f"task falls from {now0} to {now}, but a linear probe still finds {probe} in its features "
-        f"({probe0} before)."
+        "Where does the forgetting sit? In the same setting, with nothing frozen, accuracy on the "
+        f"first task falls from {now0} to {now}, but a linear probe still finds {probe} in its "
+        f"features ({probe0} before)."
     ]

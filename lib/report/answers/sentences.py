@@ -196,15 +196,15 @@ def answer_over(
     third = [_range(tables, claim, unit_of(claim)) for claim in ("C5b", "C5c")]
     return [
         *_over_chance(tables, runs),
-        f"With nothing frozen, learning the second task costs {second} points of accuracy on the "
-        "first; at equal accuracy on the second, averaging the weights from before and after it, "
-        "which costs no further training, keeps more of the first than freezing by explanation in "
-        f"{sides.count(-1)} of {len(sides)} settings of two tasks, less in {sides.count(1)}, and "
-        f"is not told apart in {sides.count(0)}.",
-        f"Where half of the filters are frozen, those chosen by each class's own map overlap by "
-        f"{third[0]} with those chosen by the mean map of all classes, and by {third[1]} with "
-        "those chosen by the closest map without content, flat, a blob or shuffled pixels "
-        f"(1 is the same choice; {_same_in(tables, 'C5b')} and "
+        "What does forgetting cost? With nothing frozen, learning the second task takes "
+        f"{second} points of accuracy on the first; at equal accuracy on the second, averaging "
+        "the weights from before and after it, which costs no further training, keeps more of the "
+        f"first than freezing by explanation in {sides.count(-1)} of {len(sides)} settings of two "
+        f"tasks, less in {sides.count(1)}, and is not told apart in {sides.count(0)}.",
+        "Do class and map matter for the choice? Where half of the filters are frozen, those "
+        f"chosen by each class's own map overlap by {third[0]} with those chosen by the mean map "
+        f"of all classes, and by {third[1]} with those chosen by the closest map without content, "
+        f"flat, a blob or shuffled pixels (1 is the same choice; {_same_in(tables, 'C5b')} and "
         f"{_same_in(tables, 'C5c')} % of the filters are the same).",
         *_over_methods(runs),
     ]
@@ -228,10 +228,10 @@ def _over_chance(tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataF
     if not (others := [other for other in others if other]):
         return [" ".join(said if surest else [*said, "These tables do not tell."])]
     room = any(_says(row) == "no" for rows in found.values() for _, row in rows)
-    where = "Elsewhere" if surest else "Found"
+    where = "And elsewhere?" if surest else "What was found?"
     more = [NO_ROOM] if room else []
     more += _largest_unclaimed(tables, runs)
-    return [" ".join(said), " ".join([f"{where}, in points: {'; '.join(others)}.", *more])]
+    return [" ".join(said), " ".join([f"{where} In points: {'; '.join(others)}.", *more])]
 
 
 def _largest_unclaimed(
@@ -321,8 +321,8 @@ def _over_methods(runs: Mapping[str, pd.DataFrame]) -> list[str]:
     seeds = _from_to([o.n for o in others], Unit("seeds", 1, ".0f"))
     tasks, lower = tasks_in(runs[name]), sum(o.high < 0 for o in others)
     return [
-        f"Other ways of keeping the first task, without an explanation, in {name}: {len(better)} "
-        f"of {len(others)} have a higher accuracy, averaged over {'both' if tasks == 2 else 'all'} "
+        f"Do methods without an explanation keep more? In {name}, {len(better)} of {len(others)} "
+        f"have a higher accuracy, averaged over {'both' if tasks == 2 else 'all'} "
         "tasks, than the paper's way of freezing has with its best share "
         f"({ours}){f', {first}{named} points' if named else ''}; "
         f"{lower} ha{'s' if lower == 1 else 've'} a lower one ({seeds} seeds, 95 % intervals, not "
