@@ -1,6 +1,7 @@
 """The report's pages: what they say follows from the tables, names are text and not markup, and a
 browser shows them without complaint."""
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from lib.report.claims import NO_ROOM, claims
 from lib.report.statistics import summary
 from lib.reproduce import __main__ as reproduce
 from lib.reproduce import record
+from lib.study import arms as arms_room
 from lib.study.profile import load
 from tests.browser import CHROMIUM, Browser
 from tests.made_up import controls, joint_accuracy, overlaps, study
@@ -207,7 +209,8 @@ def test_every_verdict_has_its_words_and_none_stands_by_colour_alone(made, verdi
     assert ("since even freezing every filter keeps only" in text) == (verdict == NO_ROOM)
     line = answers.verdict_of(table.set_index("claim", drop=False).loc["C2-random"])
     badge = page.TEMPLATES.get_template("parts.html.j2").module.badge(line)
-    assert f"</span>{verdict}</span>" in badge and f'class="verdict {line.kind}"' in badge
+    shown = "equivalent" if verdict == "inconclusive (equivalent)" else verdict
+    assert f"</span>{shown}</span>" in badge and f'class="verdict {line.kind}"' in badge
 
 
 def test_the_question_is_asked_at_every_fraction_the_claims_have():
@@ -260,10 +263,84 @@ def test_the_overview_s_sentences_name_settings_by_their_verdict(made):
     assert others.startswith("And elsewhere? In points: thin, one head: +5.0 [")
     assert "] with 50 % frozen (n = 6: no room to tell). No room to tell: even" in others
     (alone, listing, *_), (nothing, *_) = (answers.answer_over(t) for t in ({"thin": none}, {}))
-    assert alone.endswith("than freezing at random?") and listing.startswith(
-        "What was found? In points: th"
-    )
+    assert alone.endswith("than freezing at random?")
+    assert listing.startswith("What was found? In points: th")
     assert nothing.endswith("These tables do not tell.")
+
+
+def test_the_answer_in_three_sentences_says_what_the_verdicts_say(made):
+    def nothing(name):
+        raise FileNotFoundError(name)
+
+    def said(table, reads=None):
+        runs = {"wide": study().assign(rule="turns", scope="weights", fraction=0.5)}
+        return answers.in_three({"wide": table}, runs, reads or {"wide": nothing})
+
+    first, second, third = said(made)
+    assert first.startswith("wide shows that freezing by explanation keeps more of the first task")
+    assert "in wide (6 seeds) the mean difference is +5.0 points, by the share frozen" in first
+    assert "freezing every filter keeps 30.0 points more than freezing none." in first
+    assert "keeps more in 1 of 1 settings" in second and "other methods" not in second
+    assert third == (
+        "Which filters are chosen hardly depends on the class: 98 % of them are those that the mean map "
+        "of all classes chooses."
+    )
+    none = with_verdict(made, "C2-random", verdict="inconclusive")
+    none = with_verdict(none, "C5b", verdict="supported")
+    none = with_verdict(none, "C2b-interpolation", estimate=0.01, low=-0.1, high=0.1)
+    first, second, third = said(none)
+    assert first.startswith("No setting shows that freezing by explanation keeps more")
+    assert "in 0 of 1 settings" in second and "chosen depends on the class" in third
+    assert said(with_verdict(made, "C2-random", verdict=NO_ROOM)) == []
+
+    claim = {"claim": "C5", "n": 4, "level": 0.95, "estimate": 0.2, "low": 0.1, "high": 0.3}
+    atlas = pd.DataFrame({"seed": [1]})
+    for verdict, tells in (("supported", "tells"), ("inconclusive", "is not shown to tell")):
+        found = pd.DataFrame([claim | {"verdict": verdict}])
+        read = {"claims_examined": found, "atlas": atlas, "runs": atlas, "readouts": atlas}
+        third = said(made, {"wide": read.__getitem__})[-1]
+        assert f"; and a filter's score {tells} what the network loses without it" in third
+        assert third.endswith("(rank correlation +0.20 [+0.10, +0.30 at 95 %], 4 seeds).")
+
+
+def test_what_is_told_the_task_as_no_other_arm_is_no_recommendation():
+    def use(arm, average, **more):
+        return lines.Use(arm, "", "", average, lines.KEPT["nothing"], "", 3, **more)
+
+    found = [use("told", 0.9, told_task=True), use("plain", 0.5)]
+    assert "task: told" not in answers.advice(found)[0] and "plain" in answers.advice(found)[0]
+    arms = pd.DataFrame([{"arm": "told", "keeps": "weights", "told_task": True}])
+    assert "it is told the task" in lines._stored(arms, None, 2)["told"]
+
+
+@pytest.mark.parametrize(("heads", "told"), [("shared", ["PackNet"]), ("per_task", [])])
+def test_packnet_alone_is_told_the_task_where_the_head_is_shared(heads, told):
+    profile = load("compact")
+    network = profile.network.model_copy(update={"heads": heads})
+    rows = arms_room.table(profile.model_copy(update={"network": network}))
+    assert [row["arm"] for row in rows if row["told_task"]] == told
+
+
+def test_a_setting_at_an_end_of_its_grid_is_said_to_be():
+    def grid(name, taken, values, **more):
+        return [
+            {"grid": name, "options": json.dumps({"strength": v} | more), "chosen": v == taken}
+            for v in values
+        ]
+
+    rows = grid("low", 1, (1, 10)) + grid("mid", 10, (1, 10, 100)) + grid("high", 10, (1, 10))
+    rows += grid("soft", 5, (1, 5), ranking="mse") + grid("none", 7, (1, 10))
+    said = words.at_an_end(pd.DataFrame(rows))
+    assert said.endswith(
+        "may lie: low (strength 1, the smallest tried), high (strength 10, the largest tried), "
+        "soft (strength 5, the largest tried)."
+    )
+    assert words.at_an_end(pd.DataFrame(rows[2:5])) == words.at_an_end(pd.DataFrame()) == ""
+
+
+def test_nothing_is_written_with_a_sign_before_zero():
+    assert answers.POINTS.write(-0.0001) == "+0.0" and answers.POINTS.write(-0.001) == "-0.1"
+    assert answers.unit_of("C2c-gain").write(-0.001) == "0.00"
 
 
 def test_the_overview_says_less_the_same_and_what_no_claim_was_registered_for(made):
@@ -366,7 +443,8 @@ def test_what_explanations_tell_is_said_of_the_setting_with_most_examined_seeds(
     assert "Of 2 other rankings, each with 75 % of a layer frozen, 1 keeps more" in scores
     assert "freezing, by +5.0 [+5.0, +5.0] (fisher) points; averaged over both tasks" in scores
     assert "tasks none does (95 %" in scores
-    assert "from .600 to .300, but a linear probe still finds .500" in probe and "(.610" in probe
+    assert "falls from .600 to .300; a linear probe on the features finds .610 before" in probe
+    assert probe.endswith("and still .500 after.")
     assert answers.of_explanations({"none": nothing}) == []
 
 

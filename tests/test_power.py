@@ -85,19 +85,19 @@ def test_made_up_studies_go_through_a_study_s_own_claims(runs):
     assert table.loc["C2-random", "verdict"] == "supported"
 
 
-def held(runs, studies):
-    """Nothing true is called supported at most as often as the family's level allows, four of its
-    own errors beside."""
-    verdicts = power.made_up(runs, studies, seeds=12)
+def held(runs, studies, seeds):
+    """Nothing true is called supported in at most as many studies as the family's level allows."""
+    verdicts = power.made_up(runs, studies, seeds)
     wrong = verdicts.apply(lambda column: column.str.startswith("supported"))
-    assert wrong.any(axis=1).mean() <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / studies)
-    assert wrong.mean().max() <= 0.05 / 4 + 4 * np.sqrt(0.05 / 4 / studies)
+    assert wrong.any(axis=1).mean() <= 0.05
 
 
 def test_what_is_not_true_is_seldom_called_supported(runs):
-    held(runs, studies=200)
+    held(runs, studies=200, seeds=12)
 
 
 @pytest.mark.slow
-def test_what_is_not_true_is_seldom_called_supported_in_two_thousand_studies(runs):
-    held(runs, studies=2000)
+@pytest.mark.parametrize(("profile", "seeds"), [("compact", 12), ("compact_two_heads", 20)])
+def test_what_is_not_true_is_seldom_called_supported_in_two_thousand_studies(profile, seeds):
+    runs = pd.read_csv(ROOT / f"results/published/{profile}/tables/runs.csv")
+    held(runs, studies=2000, seeds=seeds)

@@ -231,12 +231,16 @@ def test_the_figure_of_the_readme_is_drawn_from_the_published_tables(tmp_path):
 
 def test_readme_and_overview_say_the_same():
     said = readme.in_text("<!-- answer -->\n<!-- /answer -->", PUBLISHED)
-    sentences = page.answer_over(page.alike(page.published_settings(PUBLISHED)[0]))
+    settings = page.alike(page.published_settings(PUBLISHED)[0])
     overview = html.unescape((PUBLISHED / "report/index.html").read_text())
-    assert len(sentences) == 7 and all("?" in sentence for sentence in sentences)
-    for question, rest in map(words.asked, sentences):
-        assert f"- **{question}**{rest}\n" in said
-        assert f"<p><strong>{question}</strong>{rest}</p>" in overview
+    three = page.in_three(settings)
+    assert len(three) == 3
+    for sentence in three:
+        assert f"- {sentence}\n" in said and f"<p>{sentence}</p>" in overview
+    findings = page.answer_over(settings)
+    assert len(findings) == 7
+    for question, rest in map(words.asked, findings):
+        assert question and f"<p><strong>{question}</strong>{rest}</p>" in overview
 
 
 def test_a_record_of_nothing_says_so(tmp_path):

@@ -383,6 +383,7 @@ def _reliable(name: str, words: str, *columns: str) -> Claim:
     return Claim(name, text, (), made_again(*columns), Threshold(RELIABLE))
 
 
+PATTERN = ", brightness and contrast taken out"
 CLAIMS = (
     Claim(
         "C0",
@@ -495,8 +496,8 @@ CLAIMS = (
     ),
     _reliable("C6-noise", "from another visualization noise", "noise"),
     _reliable("C6-images", "from the other half of the images", "images"),
-    _reliable("C6-noise-pattern", "... noise, without brightness and contrast", "noise_pattern"),
-    _reliable("C6-images-pattern", "... images, without brightness and contrast", "images_pattern"),
+    _reliable("C6-noise-pattern", f"from another visualization noise{PATTERN}", "noise_pattern"),
+    _reliable("C6-images-pattern", f"from the other half of the images{PATTERN}", "images_pattern"),
 )
 # claims on the overlap of two choices, as IoU: said beside it is how many filters are the same
 OVERLAPS = tuple(c.id for c in CLAIMS if c.rule == Threshold(OVERLAP, above=False))

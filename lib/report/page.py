@@ -19,7 +19,7 @@ from PIL import Image
 from lib.report import answers, figures, paper, power, readings
 from lib.report.answers.lines import NUMBERS, called, named
 from lib.report.statistics import tasks_in
-from lib.report.words import asked
+from lib.report.words import asked, at_an_end
 from lib.study.profile import ROOT, Profile, load
 
 # --- the page -------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ FIGURES = {  # in the order of the study's questions
         "Accuracy on both tasks of the fine-tuned network with chosen filters put back to what "
         "they were, for every ranking beside random choices.",
         "A choice that holds what task 1 needs lies above the random ones. It does not follow that "
-        "freezing it keeps more: notebook 6 compares the two.",
+        "freezing it keeps more.",
     ),
     "realised": Shown(
         "What is really frozen",
@@ -269,6 +269,14 @@ def answer_over(settings: Sequence[Setting], grid: tuple[Figure, str] | None = N
     return over + ([f"Would another reading of the paper keep more? {grid[1]}"] if grid else [])
 
 
+def in_three(settings: Sequence[Setting]) -> list[str]:
+    """The answer over several settings in three sentences."""
+    reads = {s.name: reader(s.folder) for s in settings}
+    claims = {name: _claims(read) for name, read in reads.items()}
+    runs = {name: read("runs") for name, read in reads.items()}
+    return answers.in_three({name: t for name, t in claims.items() if len(t)}, runs, reads)
+
+
 def common_forest(settings: Sequence[Setting]) -> tuple[Figure, str] | None:
     """The forest over several settings, by name, and what it tells; None if none of them has both
     arms."""
@@ -284,7 +292,7 @@ def name_of(profile: Profile) -> str:
     """What a setting is called: `paper, one head`, `paper with batch norm, one head`."""
     words = profile.name.removesuffix("_two_heads").replace("_batch_norm", " with batch norm")
     tasks = len(profile.data.classes) if profile.data.classes else profile.data.draw.tasks
-    own = "two heads" if tasks == 2 else "one head for each task"
+    own = "two heads" if tasks == 2 else "a head for each"
     heads = "one head" if profile.network.heads == "shared" else own
     return f"{words.replace('_', ' ')}, {heads}"
 
@@ -415,6 +423,7 @@ def page(
         names=called(table["arms"]),
         named=_named(read),
         advice=[*answers.advice(uses), answers.TOLD_APART],
+        at_an_end=at_an_end(_or_empty(read, "tuning")),
         test_images=images,
         half_width=f"{196 * (0.25 / images) ** 0.5:.0f}" if images else "",
         duplicates=len(_or_empty(read, "duplicates")),
@@ -516,6 +525,7 @@ def overview(
         sections={
             "answer": "The answer",
             "settings": "Settings and verdicts",
+            "findings": "What was found, with numbers",
             **({"readings": "Which reading of the paper, if any?"} if grid else {}),
             "primer": "Five ideas in short",
             "planes": "Kept against learned, by setting",
@@ -526,7 +536,8 @@ def overview(
         },
         told_apart=answers.TOLD_APART,
         near=paper.nearest(paper.nearness(runs)),
-        sentences=answer_over(alike(settings), grid),
+        sentences=in_three(alike(settings)),
+        findings=answer_over(alike(settings), grid),
         pictures=shown,
         rest=planes,
         settings=lines,

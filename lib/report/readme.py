@@ -19,14 +19,12 @@ from lib.report.page import (
     FIGURES,
     SHOWN,
     alike,
-    answer_over,
     common_forest,
+    in_three,
     name_of,
-    published_grid,
     published_settings,
     reader,
 )
-from lib.report.words import asked
 from lib.study.profile import ROOT, load
 
 PAGES = ("README.md", "GUIDE.md", "bench/README.md")  # those that have generated parts
@@ -51,8 +49,7 @@ def _answer(published: Path) -> str:
     found = common_forest(settings)
     if not settings:
         return f"{NOTHING}\n"
-    parts = [asked(sentence) for sentence in answer_over(settings, published_grid(published))]
-    said = "".join(f"- {f'**{question}**' * bool(question)}{rest}\n" for question, rest in parts)
+    said = "".join(f"- {sentence}\n" for sentence in in_three(settings))
     if not found:
         return said
     shown = FIGURES["forest"]

@@ -3,6 +3,7 @@ notebooks show of their tables. No torch.
 
 Every number comes from a table; nothing is typed in but the paper's own (`lib.report.paper`)."""
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -390,6 +391,25 @@ def tuning_table(tuning: pd.DataFrame) -> pd.DataFrame | str:
         word = "chosen" if part["chosen"].all() else ""
         found.append({**row, "failed": failed or "", "": word})
     return pd.DataFrame(found)
+
+
+def at_an_end(tuning: pd.DataFrame) -> str:
+    """The tuned settings that are the smallest or largest of their grid, beyond which a better one
+    may lie; empty if there is none."""
+    found = []
+    for grid, part in tuning.groupby("grid", sort=False) if len(tuning) else ():
+        options = pd.DataFrame(map(json.loads, part["options"]), index=part.index)
+        for option in options.select_dtypes("number"):
+            values, taken = options[option], options.loc[part["chosen"].astype(bool), option]
+            for name, end in (("smallest", values.min()), ("largest", values.max())):
+                if len(taken) and values.nunique() > 1 and (taken == end).all():
+                    found.append(f"{grid} ({option} {end:g}, the {name} tried)")
+    return (
+        f"Tuned settings at an end of their grid, beyond which a better one may lie: "
+        f"{', '.join(found)}."
+        if found
+        else ""
+    )
 
 
 # --- choices of filters ---------------------------------------------------------------------------

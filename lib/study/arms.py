@@ -14,6 +14,7 @@ from lib.methods import METHODS
 from lib.ranking import RANKINGS, Ranking
 from lib.study.keys import SCIENCE, fields, versions
 from lib.study.profile import Arm, Profile
+from lib.training import Method
 
 SEEN = ("maps", "filters", "initial", "trial")  # products that a ranking may look at
 EXPLAINED = {"maps", "filters", "initial"}  # those made as the profile's `explain` says
@@ -145,10 +146,18 @@ def table(profile: Profile) -> list[dict]:
                 "rule": how.get("rule"),
                 "scope": how.get("scope"),
                 "keeps": METHODS[arm.method].keeps,
+                "told_task": _told_what_others_are_not(arm, profile),
                 "order": order,
             }
         )
     return rows
+
+
+def _told_what_others_are_not(arm: Arm, profile: Profile) -> bool:
+    """True for a method whose network is another one for each task, where all tasks share the
+    head: it must be told which task an image is from, and no other arm is."""
+    views = METHODS[arm.method].view is not Method.view
+    return arm.from_checkpoint and views and profile.network.heads == "shared"
 
 
 def rankings_table(profile: Profile) -> list[dict]:

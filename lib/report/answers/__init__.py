@@ -31,6 +31,7 @@ from lib.report.answers.sentences import (
     in_short,
     of_the_map,
 )
+from lib.report.answers.three import in_three
 
 __all__ = [
     "HALFWAY",
@@ -50,6 +51,7 @@ __all__ = [
     "forgetting",
     "how_made",
     "in_short",
+    "in_three",
     "kind_of",
     "main_claims",
     "of_explanations",

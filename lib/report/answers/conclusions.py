@@ -204,9 +204,10 @@ def _of_grafts(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     if not parts:
         return foretold
     shares, fractions = (listed([p[i].rstrip("%") for p in parts]) for i in (0, 1))
+    seeds = table["seed"].nunique()
     return (
         f"In the mean of both accuracies, MSE's choice lies above {shares} % of the random ones "
-        f"with {fractions} % put back. {foretold}"
+        f"with {fractions} % put back ({seeds} seed{'s' * (seeds > 1)}). {foretold}"
     ).strip()
 
 

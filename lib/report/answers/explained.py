@@ -16,17 +16,23 @@ def of_explanations(reads: Mapping[str, Read]) -> list[str]:
     """Whether a score says which filters matter, which rankings keep more than chance, and what a
     linear probe finds of task 1; nothing where nothing was examined.
     reads: a setting's name -> its tables."""
-    found = {}
+    if not (most := examined_most(reads)):
+        return []
+    name, claims, atlas, runs, readouts = most
+    return [_of_scores(name, claims, atlas) + _of_rankings(runs), *_of_probe(readouts)]
+
+
+def examined_most(reads: Mapping[str, Read]) -> tuple | None:
+    """(its name, claims_examined, atlas, runs, readouts) of the setting in which most seeds were
+    examined; None where none was."""
+    found = []
     for name, read in reads.items():
         try:
-            found[name] = [read(t) for t in ("claims_examined", "atlas", "runs", "readouts")]
+            tables = [read(t) for t in ("claims_examined", "atlas", "runs", "readouts")]
         except FileNotFoundError:
             continue
-    if not found:
-        return []
-    name = max(found, key=lambda name: found[name][1]["seed"].nunique())
-    claims, atlas, runs, readouts = found[name]
-    return [_of_scores(name, claims, atlas) + _of_rankings(runs), *_of_probe(readouts)]
+        found.append((name, *tables))
+    return max(found, key=lambda one: one[2]["seed"].nunique(), default=None)
 
 
 def _of_scores(name: str, claims: pd.DataFrame, atlas: pd.DataFrame) -> str:
@@ -84,7 +90,7 @@ def _of_probe(readouts: pd.DataFrame) -> list[str]:
         return []
     (now0, probe0), (now, probe) = (map(plain, left.loc[way, read]) for way in ways)
     return [
-        "Where does the forgetting sit? In the same setting, with nothing frozen, accuracy on the "
-        f"first task falls from {now0} to {now}, but a linear probe still finds {probe} in its "
-        f"features ({probe0} before)."
+        "Where does the forgetting sit? Over the same seeds, with nothing frozen, accuracy on the "
+        f"first task falls from {now0} to {now}; a linear probe on the features finds {probe0} "
+        f"before and still {probe} after."
     ]

@@ -75,6 +75,10 @@ class Verdict(NamedTuple):
     room: str
 
 
+# within a point, which the interval beside it shows: *inconclusive* is of the question whether more
+SHOWN_AS = {"inconclusive (equivalent)": "equivalent"}
+
+
 def verdict_of(row: pd.Series) -> Verdict:
     """One line of claims.csv."""
     unit, kind = unit_of(row["claim"]), kind_of(row["verdict"])
@@ -83,7 +87,7 @@ def verdict_of(row: pd.Series) -> Verdict:
     value, words = bounded(row, unit), unit.words + same
     return Verdict(
         *(row["claim"], spoken(row["text"]), value, words, int(row["n"])),
-        *(row["verdict"], kind, SIGNS.get(kind, ""), room),
+        *(SHOWN_AS.get(row["verdict"], row["verdict"]), kind, SIGNS.get(kind, ""), room),
     )
 
 
@@ -154,7 +158,7 @@ def named(arms: pd.DataFrame, *tables: pd.DataFrame) -> set[str]:
 class Use(NamedTuple):
     """An arm as something one could use: what it keeps, learns, stores and costs, and how far it
     lies above the straight line of weights at equal accuracy on task 2 (side: 1 or -1 where the
-    whole interval lies above or below it)."""
+    whole interval lies above or below it). told_task: which task an image is from, as no other."""
 
     arm: str
     kept: str
@@ -166,6 +170,7 @@ class Use(NamedTuple):
     height: str = ""
     side: int = 0
     family: str = ""
+    told_task: bool = False
     called: Called | None = None
 
 
@@ -199,6 +204,7 @@ def uses(
         stores = stored.get(row["arm"], "")
         use = Use(row["arm"], kept, learned, row["average"], stores, cost.get(row["arm"], ""), n)
         use = use._replace(family=line.get("family", ""), called=names.get(row["arm"]))
+        use = use._replace(told_task=bool(line.get("told_task", False)))
         use = _over_the_line(use, above.get(row["arm"]))
         found = _once(found, use) if row["arm"] in merged else [*found, use]
     return sorted(found, key=lambda use: -use.average)
@@ -235,6 +241,8 @@ def _stored(arms: pd.DataFrame, memory: pd.DataFrame | None, tasks: int) -> dict
             text = "all images of the first task"
         if many := size.get(line["arm"]):
             text = f"{many['images']:.0f} {text} ({many['bytes'] / 1e6:.1f} MB)"
+        if line.get("told_task"):
+            text += "; at test it is told the task, as no other arm is"
         found[line["arm"]] = text.replace("the first task", "earlier tasks") if tasks > 2 else text
     return found
 
@@ -301,20 +309,22 @@ FEW = 3  # seeds, below which no arm is named
 
 def advice(found: Sequence[Use]) -> list[str]:
     """Which arm has the highest average of all, and of those that store nothing, of arms with three
-    seeds or more that are no upper marks; and which lie above the straight line of weights."""
+    seeds or more that are no upper marks and know no more than the others; and which lie above the
+    straight line of weights."""
     known = [use for use in found if use.family not in MARKS and use.n >= FEW]
+    known = [use for use in known if not use.told_task]
     if not known:
         return [f"No arm has {FEW} seeds: too few to recommend one."] if found else []
     best = known[0]
     said = [
         f"Highest average accuracy over all tasks: {best.arm}, {plain(best.average)} (n = "
-        f"{best.n}); it stores {best.stores or 'what arms.csv does not say'}."
+        f"{best.n}{_fewer(best, known)}); it stores {best.stores or 'what arms.csv does not say'}."
     ]
     free = [use for use in known if use.stores == KEPT["nothing"]]
     if free and free[0] is not best:
         said.append(
             f"Highest average of those that store nothing but the network: {free[0].arm}, "
-            f"{plain(free[0].average)} (n = {free[0].n})."
+            f"{plain(free[0].average)} (n = {free[0].n}{_fewer(free[0], known)})."
         )
     if any(use.height for use in known):
         over = [use.arm for use in known if use.side > 0]
@@ -325,10 +335,16 @@ def advice(found: Sequence[Use]) -> list[str]:
     return said
 
 
+def _fewer(use: Use, known: Sequence[Use]) -> str:
+    """Said where a mean is of fewer seeds than others beside it."""
+    return ", other arms more seeds" if use.n < max(other.n for other in known) else ""
+
+
 TOLD_APART = (
     "Arms whose intervals overlap are not told apart by their order; verdicts compare arms seed by "
     "seed. Not named: joint training, task 2 alone and rankings in hindsight, which are marks to "
-    f"measure by and no methods, and arms with fewer than {FEW} seeds."
+    "measure by and no methods, what is told the task where other arms are not, and arms with "
+    f"fewer than {FEW} seeds."
 )
 
 

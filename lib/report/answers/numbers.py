@@ -23,7 +23,8 @@ class Unit(NamedTuple):
     form: str
 
     def write(self, value: float) -> str:
-        return f"{self.factor * value:{self.form}}"
+        text = f"{self.factor * value:{self.form}}"
+        return text if float(text) else text.replace("-", "+" if "+" in self.form else "")
 
 
 POINTS = Unit("points", 100, "+.1f")

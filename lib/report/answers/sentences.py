@@ -49,7 +49,7 @@ NO_ROOM = (
 def unclaimed(runs: pd.DataFrame | None) -> list[tuple[int, dict]]:
     """(per cent frozen, a line like a claim's) of explanation minus random in acc1 at every
     fraction that has both, of a setting without the registered 50 %. At a plain 95 %."""
-    found = _differences(runs)
+    found = {share: {**row, "level": 0.95} for share, row in _differences(runs).items()}
     return [] if 50 in found else list(found.items())
 
 
@@ -204,8 +204,8 @@ def answer_over(
         "Do class and map matter for the choice? Where half of the filters are frozen, those "
         f"chosen by each class's own map overlap by {third[0]} with those chosen by the mean map "
         f"of all classes, and by {third[1]} with those chosen by the closest map without content, "
-        f"flat, a blob or shuffled pixels (1 is the same choice; {_same_in(tables, 'C5b')} and "
-        f"{_same_in(tables, 'C5c')} % of the filters are the same).",
+        f"flat, a blob or shuffled pixels (1 is the same choice; {same_in(tables, 'C5b')} and "
+        f"{same_in(tables, 'C5c')} % of the filters are the same).",
         *_over_methods(runs),
     ]
 
@@ -325,8 +325,8 @@ def _over_methods(runs: Mapping[str, pd.DataFrame]) -> list[str]:
         f"have a higher accuracy, averaged over {'both' if tasks == 2 else 'all'} "
         "tasks, than the paper's way of freezing has with its best share "
         f"({ours}){f', {first}{named} points' if named else ''}; "
-        f"{lower} ha{'s' if lower == 1 else 've'} a lower one ({seeds} seeds, 95 % intervals, not "
-        "corrected for their number)."
+        f"{lower} ha{'s' if lower == 1 else 've'} a lower one (the {seeds} seeds in which both "
+        "started from one checkpoint; 95 % intervals, not corrected for their number)."
     ]
 
 
@@ -347,8 +347,9 @@ class Other(NamedTuple):
 
 def against_methods(runs: pd.DataFrame) -> tuple[str, list[Other]]:
     """The arm of the main ranking with the highest average accuracy over tasks, and every method
-    that neither freezes filters nor asks the explanation beside it, highest first; of those with
-    two seeds or more in common. Training one part alone is a control and no method."""
+    that neither freezes filters nor asks an explanation (as Nguyen's do) beside it, highest first;
+    of those with two seeds or more in common. Training one part alone is a control and no
+    method."""
     table = runs[runs["curriculum"] == "sequence"]
     table = table.assign(average=average(table))
     wanted = {"method": "freeze", "ranking": "mse", "rule": "turns", "scope": "weights"}
@@ -357,7 +358,7 @@ def against_methods(runs: pd.DataFrame) -> tuple[str, list[Other]]:
     if mine.empty:
         return "", []
     ours, found = mine.groupby("arm")["average"].mean().idxmax(), []
-    other = ~table["method"].isin(["freeze", "finetune", "only"])
+    other = ~table["method"].isin(["freeze", "freeze_layers", "nguyen", "finetune", "only"])
     ranking = table["ranking"] if "ranking" in table else pd.Series(None, table.index)
     for arm in table.loc[other & (ranking != RANKING), "arm"].unique():
         apart = paired(table, arm, ours, "average")
@@ -404,7 +405,7 @@ def _estimates(tables: Mapping[str, pd.DataFrame], claim: str) -> list[float]:
     ]
 
 
-def _same_in(tables: Mapping[str, pd.DataFrame], claim: str) -> str:
+def same_in(tables: Mapping[str, pd.DataFrame], claim: str) -> str:
     """`84 to 97`: per cent of filters that two choices have in common, over settings."""
     return _from_to([in_common(x) for x in _estimates(tables, claim)], Unit("%", 100, ".0f"))
 

@@ -109,7 +109,7 @@ def overlap_bars(
     chance, share = fraction / (2 - fraction), f"{fraction:.0%}"
     for place, dash, words in (
         (chance, "--", "two random choices"),
-        (OVERLAP, ":", "margin of C5b and C5c"),
+        (OVERLAP, ":", "the claims' margin"),
     ):
         ax.axvline(place, color=ink(), ls=dash, lw=1, label=f"{words}: {place:.2f}")
     ours = labels.get(paper.RANKING, paper.RANKING)

@@ -52,7 +52,11 @@ def atlas(table: pd.DataFrame, about: str) -> Figure:
     figure, ax = new(0.42 * len(layers) + 3.4, 0.2 * len(whole) + 1.5)
     shown = ax.imshow(whole, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
     for (y, x), value in np.ndenumerate(whole.to_numpy()):
-        words = f"{round(value, 1) + 0.0:.1f}".replace("0.", ".")  # + 0.0: no minus before a zero
+        last = x == len(
+            layers
+        )  # the mean, with a digit more; elsewhere what rounds to zero is left out
+        words = f"{value:.2f}" if last else f"{value:.1f}" if abs(value) >= 0.05 else ""
+        words = words.replace("-0.00", "0.00").replace("0.", ".")
         tint = written_on(shown.to_rgba(value)[:3])
         ax.text(x, y, words, ha="center", va="center", fontsize=6, color=tint)
     ax.axhline(0.5, color="black", lw=1)
@@ -84,7 +88,7 @@ def reliability(table: pd.DataFrame, about: str) -> Figure:
     figure, axes = new(9.5, 3.9, ncols=2)
     for column, words, tint, line in RELIABLE_IN:
         axes[0].plot(range(len(layers)), mean[column], line, color=tint, ms=4, label=words)
-    axes[0].axhline(RELIABLE, color=ink(), ls="--", lw=1, label=f"margin of C6: {RELIABLE:.1f}")
+    axes[0].axhline(RELIABLE, color=ink(), ls="--", lw=1, label=f"claim's margin: {RELIABLE:.1f}")
     axes[0].set(ylim=(-1, 1.05), ylabel="rank correlation over filters")
     axes[0].set_title(f"made again (noises: up to {filters} filters a layer)", fontsize=9)
     places, width = np.arange(len(layers)), 0.8 / len(PARTS)
