@@ -282,8 +282,8 @@ def test_the_answer_in_three_sentences_says_what_the_verdicts_say(made):
     assert "freezing every filter keeps 30.0 points more than freezing none." in first
     assert "keeps more in 1 of 1 settings" in second and "other methods" not in second
     assert third == (
-        "Which filters are chosen hardly depends on the class: 98 % of them are those that the mean map "
-        "of all classes chooses."
+        "Which filters are chosen hardly depends on the class: 98 % of them are those that the "
+        "mean map of all classes chooses."
     )
     none = with_verdict(made, "C2-random", verdict="inconclusive")
     none = with_verdict(none, "C5b", verdict="supported")

@@ -318,13 +318,20 @@ def left(profile: Profile, seed: int, name: str) -> dict:
     return {"seed": seed, "lineage": before["lineage"], "rows": rows}
 
 
+def _grafted(profile: Profile, seed: int) -> Sequence[str]:
+    """The rankings whose choices are grafted: those examined; at random where it is asked for."""
+    named = profile.examine.masks_seeds
+    chance = named is None or seed in parse_seeds(named)
+    return [name for name in judged(profile, seed) if chance or name != "random"]
+
+
 def grafts_key(profile: Profile, seed: int, name: str) -> dict:
     """What a ranking's grafts depend on."""
     key = {**retrained_key(profile, seed), **_ranking_key(profile, seed, name)}
     return {**key, "masks": profile.examine.masks} if name == "random" else key
 
 
-@product(grafts_key, needs=("scores", "retrained"), parts=judged, published=True)
+@product(grafts_key, needs=("scores", "retrained"), parts=_grafted, published=True)
 def grafts(profile: Profile, seed: int, name: str) -> dict:
     """{"seed", "lineage", "rows": {fraction, draw, acc1, acc2, ...}}: a ranking's choices, by the
     default budget rule, put back into the fine-tuned network. Of the random ranking, many draws."""
