@@ -14,7 +14,6 @@ from lib.report import answers, claims, figures, words
 from lib.saliency import choose_images, class_maps, fullgrad, scale
 from lib.study import examined, jobs, tables
 from lib.study.arms import check
-from lib.study.products import PRODUCTS
 from lib.study.profile import Arm, load
 from references import examination as slow
 from tests.made_up import study
@@ -494,15 +493,6 @@ def test_the_figures_of_examined_explanations(tmp_path):
         )
     ):
         assert all(p.stat().st_size for p in figures.save(figure, tmp_path, f"f{number}"))
-
-
-def test_random_masks_are_grafted_on_the_seeds_that_are_named():
-    profile = load("compact_two_heads")
-    parts = {seed: PRODUCTS["grafts"].parts(profile, seed) for seed in (21, 24, 26)}
-    assert set(parts[24]) - set(parts[21]) == {"random"} and not parts[26]  # not examined
-    named = profile.examine.model_copy(update={"masks_seeds": None})
-    everywhere = profile.model_copy(update={"examine": named})
-    assert "random" in PRODUCTS["grafts"].parts(everywhere, 21)
 
 
 def test_grafts_are_compared_with_random_ones_in_the_same_checkpoint_alone():

@@ -124,8 +124,8 @@ class Examine(Checked):
 
     seeds: such as "1-3" (None: none but the one a notebook shows); rankings: names, or "all";
     images of a class behind a measured damage; filters of a layer visualised again; masks: random
-    ones that are grafted, on masks_seeds (None: on all that are examined); arms whose features are asked what is left of task 1, each trained once
-    more for it: names, or "all"."""
+    ones that are grafted, on masks_seeds (None: on all that are examined); arms whose features are
+    asked what is left of task 1, each trained once more for it: names, or "all"."""
 
     seeds: str | None = None
     rankings: tuple[str, ...] | Literal["all"] = "all"
