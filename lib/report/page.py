@@ -216,6 +216,15 @@ class Picture(NamedTuple):
     plot: bool
 
 
+# of more than two tasks, which have no straight line of weights and no path of their own
+PLANE_OF_MANY = Shown(
+    FIGURES["plane"].title + ", by the first two tasks",
+    "A plane of accuracy on task 1 (upwards) against task 2 (to the right) after the last task; "
+    "every arm is a mark with its name and number of seeds at the right.",
+    "What the tasks after the second keep stands in the table of all tasks.",
+)
+
+
 class Setting(NamedTuple):
     """A profile's results as a reader meets them: where, what it is called, what it is, and where
     its own page is seen from the overview."""
@@ -360,6 +369,8 @@ def pictures(folder: Path, name: str, again: bool = True) -> dict[str, Picture]:
             there[figure] = figures.save(drawn[figure], Path(temporary), figure)[0]
         for figure in [*(f for f in FIGURES if f in there), *sorted(set(there) - set(FIGURES))]:
             shown = FIGURES.get(figure, Shown(figure, figure, ""))
+            if figure == "plane" and tasks_in(_or_empty(read, "runs")) > 2:
+                shown = PLANE_OF_MANY
             found[figure] = _picture(there[figure], figure, shown, says.get(figure, ""))
     return found
 
