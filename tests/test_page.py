@@ -655,13 +655,21 @@ def test_settings_are_named_by_what_they_are(profile, name):
 # --- the page -------------------------------------------------------------------------------------
 
 
+def test_committed_pages_are_small_and_the_main_setting_shows_every_picture():
+    pages = {p.stem: p for p in (record.PUBLISHED / "report").glob("*.html")}
+    assert all(path.stat().st_size < MOST for path in pages.values())
+    main = pages["compact_two_heads"].read_text()
+    assert all(f'id="figure-{name}"' in main for name in set(page.FIGURES) - {"readings"})
+    assert main.count("data:image/webp") == 4  # the galleries
+
+
 def test_the_page_of_the_record_holds_everything_in_one_file(compact):
     parts = Parts(compact)
     assert len(compact.encode()) < MOST and len(set(parts.ids)) == len(parts.ids)
     inside = {link[1:] for link in parts.links if link.startswith("#")}
     assert inside <= set(parts.ids) and len(inside) > 8
     assert all(link.startswith(("#", "data:text/csv")) for link in parts.links)
-    assert len(parts.pictures) >= 14
+    assert len(parts.pictures) >= 9
     for picture in parts.pictures:
         assert picture["src"].startswith("data:image/") and len(picture["alt"]) > 15
         assert int(picture["width"]) > 100 and int(picture["height"]) > 100

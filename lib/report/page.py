@@ -332,20 +332,21 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def _picture(path: Path, name: str, shown: Shown, says: str) -> Picture:
-    """The SVG beside a PNG if there is one and it is small or the smaller, else the PNG; sizes are
-    the PNG's, as if it had 100 pixels an inch. Galleries are kept at that size: their pixels are
-    larger than the screen's."""
+    """A plot: the SVG beside a PNG if it is small, else the smaller of the two, the PNG in 256
+    colours. A gallery, which has no SVG: a photograph at the size it is shown in, since its pixels
+    are larger than the screen's. Sizes are the PNG's, as if it had 100 pixels an inch."""
     vector = path.with_suffix(".svg")
     with Image.open(path) as image:
         scale = 100 / round(image.info.get("dpi", (100, 100))[0])
         width, height = (round(scale * side) for side in image.size)
-        halved = (
-            figures.shrunk(image, (width, height)) if not vector.exists() and scale < 1 else b""
-        )
-    most = max(SVG_AT_MOST, path.stat().st_size)
-    small = vector.exists() and vector.stat().st_size <= most
-    file, kind = (vector, "image/svg+xml") if small else (path, "image/png")
-    src = data_uri(halved or file.read_bytes(), kind)
+        if not vector.exists():
+            content, kind = figures.pictured(image, (width, height)), "image/webp"
+        else:
+            content, kind = vector.read_bytes(), "image/svg+xml"
+            if len(content) > SVG_AT_MOST:
+                flat = figures.shrunk(image, image.size)
+                content, kind = min((content, kind), (flat, "image/png"), key=lambda c: len(c[0]))
+    src = data_uri(content, kind)
     more = (shown.title, src, width, height, shown.alt, says, shown.see, vector.exists())
     return Picture(name, *more)
 

@@ -38,7 +38,16 @@ from lib.report.figures.pictures import (
     overlay,
     score_heat_map,
 )
-from lib.report.figures.style import DPI, caption, described, looks_of, save, shrunk, use_style
+from lib.report.figures.style import (
+    DPI,
+    caption,
+    described,
+    looks_of,
+    pictured,
+    save,
+    shrunk,
+    use_style,
+)
 from lib.report.figures.tradeoff import plane, retained_arms
 from lib.report.statistics import beside_paper
 
@@ -70,6 +79,7 @@ __all__ = [
     "retained_arms",
     "sanity",
     "save",
+    "pictured",
     "shrunk",
     "score_heat_map",
     "shown_over_epochs",

@@ -104,6 +104,13 @@ def shrunk(image: Image.Image, size: tuple[int, int]) -> bytes:
     return found.getvalue()
 
 
+def pictured(image: Image.Image, size: tuple[int, int]) -> bytes:
+    """A WebP of another size, for pages that show many small photographs."""
+    found = BytesIO()
+    image.convert("RGB").resize(size, Image.Resampling.BOX).save(found, "WEBP", quality=85)
+    return found.getvalue()
+
+
 class SteadyLayout(ConstrainedLayoutEngine):
     """Constrained layout to six decimals of the figure's size. Its solver adds up in the order in
     which its terms lie in memory, so that a place's last bits differ from one process to the next;
