@@ -268,6 +268,16 @@ def test_the_overview_s_sentences_name_settings_by_their_verdict(made):
     assert nothing.endswith("These tables do not tell.")
 
 
+def test_every_setting_has_its_numbers_in_one_line(made):
+    less = with_verdict(made, "C2-random", verdict="contradicted", low95=-0.05, high95=-0.01)
+    runs = study()
+    bare = runs[runs["fraction"] == 0.25].assign(profile="bare")
+    said = answers.by_setting({"wide": made, "thin": less, "bare": made.iloc[:1]}, {"bare": bare})
+    assert said.startswith("In points: wide: +5.0 with 50 % frozen (n = 6: more); thin: +5.0 with")
+    assert "frozen (n = 6: less); bare: +2.0 with 25 % frozen (n = 6: no registered claim)." in said
+    assert answers.by_setting({"bare": made.iloc[:1]}, {}) == ""
+
+
 def test_the_answer_in_three_sentences_says_what_the_verdicts_say(made):
     def nothing(name):
         raise FileNotFoundError(name)

@@ -286,6 +286,14 @@ def in_three(settings: Sequence[Setting]) -> list[str]:
     return answers.in_three({name: t for name, t in claims.items() if len(t)}, runs, reads)
 
 
+def by_setting(settings: Sequence[Setting]) -> str:
+    """The main question's numbers in one line, setting by setting."""
+    reads = {s.name: reader(s.folder) for s in settings}
+    claims = {name: _claims(read) for name, read in reads.items()}
+    runs = {name: read("runs") for name, read in reads.items()}
+    return answers.by_setting({name: t for name, t in claims.items() if len(t)}, runs)
+
+
 def common_forest(settings: Sequence[Setting]) -> tuple[Figure, str] | None:
     """The forest over several settings, by name, and what it tells; None if none of them has both
     arms."""

@@ -288,17 +288,30 @@ def _levels(rows: Sequence[Mapping]) -> list[str]:
     return found[:1] if len(set(found)) == 1 else found
 
 
-def _in_setting(name: str, rows: list[tuple[int, pd.Series]], runs: pd.DataFrame | None) -> str:
+def _in_setting(
+    name: str,
+    rows: list[tuple[int, pd.Series]],
+    runs: pd.DataFrame | None,
+    intervals: bool = True,
+) -> str:
     """A setting's numbers and what they come to; its numbers alone where no claim was
     registered."""
     lines = [(share, row, SETTINGS_SAY[_says(row)]) for share, row in rows]
     if not lines:
         lines = [(share, row, "no registered claim") for share, row in unclaimed(runs)]
+    write = lambda row: bounded(row, POINTS) if intervals else POINTS.write(row["estimate"])  # noqa: E731
     said = [
-        f"{bounded(row, POINTS)} with {share} % frozen ({_of_seeds(row, words)})"
+        f"{write(row)} with {share} % frozen ({_of_seeds(row, words)})"
         for share, row, words in lines
     ]
     return f"{name}: {', '.join(said)}" if said else ""
+
+
+def by_setting(tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataFrame]) -> str:
+    """Every setting's numbers, without their intervals, and what they come to; empty where there
+    are none."""
+    said = [_in_setting(name, main_claims(t), runs.get(name), False) for name, t in tables.items()]
+    return f"In points: {'; '.join(filter(None, said))}." if any(said) else ""
 
 
 def _of_seeds(row: Mapping, words: str) -> str:
