@@ -35,7 +35,6 @@ ATTEMPTS = 4  # at one job, if nodes or workers are lost at it
 LEFT_OVER = re.compile(r"study-job-(?P<pid>\d+)-\w+")  # by a worker that was killed
 QUIET = {  # of Ray: no statistics sent, no warning about GPUs, no word of its own in our output
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
 }
