@@ -137,14 +137,14 @@ def ended(run: tuple[int, Path]) -> tuple[int, str]:
 
 def made(results: Path) -> dict[str, str]:
     """Products, tables, figures and what killed runs left: path -> hash of the bytes. What says
-    when and where (meta files, manifests, executed notebooks, the report's timings) stays out."""
+    when and where (meta files, manifests, executed notebooks, timings) stays out."""
     return {
         path.relative_to(results).as_posix(): file_hash(path)
         for path in sorted(results.rglob("*"))
         if path.is_file()
         and (path.suffix in (".json", ".pt", ".npz", ".csv", ".png", ".svg", ".tmp"))
         and not path.name.endswith("meta.json")
-        and path.name not in ("manifest.json", "timing.csv")
+        and path.name not in ("manifest.json", "timing.csv", "ranking_costs.csv")
     }
 
 
