@@ -290,17 +290,17 @@ def test_the_answer_in_three_sentences_says_what_the_verdicts_say(made):
     assert first.startswith("wide shows that freezing by explanation keeps more of the first task")
     assert "in wide (6 seeds) the mean difference is +5.0 points, by the share frozen" in first
     assert "freezing every filter keeps 30.0 points more than freezing none." in first
-    assert "keeps more in 1 of 1 settings" in second and "other methods" not in second
+    assert "on the second, in 1 of 1 settings." in second and "other methods" not in second
     assert third == (
-        "Which filters are chosen hardly depends on the class: 98 % of them are those that the "
-        "mean map of all classes chooses."
+        "Which half of the filters is chosen hardly depends on the class: 98 % of them are those "
+        "that the mean map of all classes chooses."
     )
     none = with_verdict(made, "C2-random", verdict="inconclusive")
     none = with_verdict(none, "C5b", verdict="supported")
     none = with_verdict(none, "C2b-interpolation", estimate=0.01, low=-0.1, high=0.1)
     first, second, third = said(none)
     assert first.startswith("No setting shows that freezing by explanation keeps more")
-    assert "in 0 of 1 settings" in second and "chosen depends on the class" in third
+    assert "on the second, in 0 of 1 settings." in second and "chosen depends on the class" in third
     assert said(with_verdict(made, "C2-random", verdict=NO_ROOM)) == []
 
     claim = {"claim": "C5", "n": 4, "level": 0.95, "estimate": 0.2, "low": 0.1, "high": 0.3}

@@ -269,29 +269,30 @@ def alike(settings: Sequence[Setting]) -> list[Setting]:
     return [s for s in settings if first and data[s.name] == first]
 
 
+def _told(settings: Sequence[Setting]) -> tuple[dict, dict, dict]:
+    """By the name of each setting: its claims, where it has some; its runs; all of its tables."""
+    reads = {s.name: reader(s.folder) for s in settings}
+    claims = {name: _claims(read) for name, read in reads.items()}
+    runs = {name: read("runs") for name, read in reads.items()}
+    return {name: table for name, table in claims.items() if len(table)}, runs, reads
+
+
 def answer_over(settings: Sequence[Setting], grid: tuple[Figure, str] | None = None) -> list[str]:
     """The answer over several settings, in a few sentences, and what a grid of readings tells."""
-    claims = {s.name: _claims(reader(s.folder)) for s in settings}
-    runs = {s.name: reader(s.folder)("runs") for s in settings}
-    over = answers.answer_over({name: t for name, t in claims.items() if len(t)}, runs)
-    over += answers.of_explanations({s.name: reader(s.folder) for s in settings})
+    claims, runs, reads = _told(settings)
+    over = answers.answer_over(claims, runs) + answers.of_explanations(reads)
     return over + ([f"Would another reading of the paper keep more? {grid[1]}"] if grid else [])
 
 
 def in_three(settings: Sequence[Setting]) -> list[str]:
     """The answer over several settings in three sentences."""
-    reads = {s.name: reader(s.folder) for s in settings}
-    claims = {name: _claims(read) for name, read in reads.items()}
-    runs = {name: read("runs") for name, read in reads.items()}
-    return answers.in_three({name: t for name, t in claims.items() if len(t)}, runs, reads)
+    return answers.in_three(*_told(settings))
 
 
 def by_setting(settings: Sequence[Setting]) -> str:
     """The main question's numbers in one line, setting by setting."""
-    reads = {s.name: reader(s.folder) for s in settings}
-    claims = {name: _claims(read) for name, read in reads.items()}
-    runs = {name: read("runs") for name, read in reads.items()}
-    return answers.by_setting({name: t for name, t in claims.items() if len(t)}, runs)
+    claims, runs, _ = _told(settings)
+    return answers.by_setting(claims, runs)
 
 
 def common_forest(settings: Sequence[Setting]) -> tuple[Figure, str] | None:

@@ -490,13 +490,19 @@ def agreement(beside: pd.DataFrame) -> str:
 MEASURED = "ablation_damage"  # the ranking that is the damage, of training images
 
 
+def foretells_best(atlas: pd.DataFrame) -> pd.Series:
+    """(ranking, label, spearman) of the ranking whose score correlates most with the damage, mean
+    over seeds and layers, of those that do not measure it."""
+    others = atlas[atlas["ranking"] != MEASURED]
+    means = others.groupby(["ranking", "label"])["spearman"].mean().reset_index()
+    return means.loc[means["spearman"].idxmax()]
+
+
 def answer_examined(atlas: pd.DataFrame, readouts: pd.DataFrame) -> str:
     """What the explanations tell in words: the paper's ranking, the best one that has not measured
     the damage itself, and the ceiling; and what a linear probe finds of task 1 after round 2."""
-    means = atlas.groupby(["ranking", "label"])["spearman"].mean().reset_index()
-    ours = means[means["ranking"] == paper.RANKING]["spearman"].mean()
-    others = means[means["ranking"] != MEASURED]
-    best, seeds = others.loc[others["spearman"].idxmax()], atlas["seed"].nunique()
+    ours = atlas[atlas["ranking"] == paper.RANKING]["spearman"].mean()
+    best, seeds = foretells_best(atlas), atlas["seed"].nunique()
     left = readouts.groupby(["way", "readout"], sort=False)["acc1"].mean().unstack(sort=False)
     now, probe = left.columns[0], left.columns[-1]
     kept = "; ".join(f"{way} {plain(x[now])} and {plain(x[probe])}" for way, x in left.iterrows())

@@ -7,7 +7,7 @@ import pandas as pd
 from lib.report.answers.numbers import POINTS, Read, bounded, listed, unit_of
 from lib.report.paper import RANKING
 from lib.report.statistics import average, interval, paired
-from lib.report.words import MEASURED, percent, plain
+from lib.report.words import foretells_best, percent, plain
 
 NAMED = 3  # rankings that a sentence names
 
@@ -37,9 +37,7 @@ def examined_most(reads: Mapping[str, Read]) -> tuple | None:
 
 def _of_scores(name: str, claims: pd.DataFrame, atlas: pd.DataFrame) -> str:
     row = claims.set_index("claim").loc["C5"]
-    means = atlas.groupby(["ranking", "label"])["spearman"].mean().reset_index()
-    best = means.loc[means[means["ranking"] != MEASURED]["spearman"].idxmax()]
-    n = int(row["n"])
+    best, n = foretells_best(atlas), int(row["n"])
     return (
         f"Does the score say which filters matter? In {name} ({n} seed{'s' if n > 1 else ''}) its "
         "rank correlation with the damage of switching a filter off is "

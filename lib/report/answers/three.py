@@ -75,13 +75,13 @@ def _of_others(claims: Tables, runs: Tables) -> str:
     others = methods.get(name, [])
     better = sum(other.low > 0 for other in others)
     more = (
-        f", and {better} of {len(others)} other methods without an explanation are more accurate "
-        f"over both tasks in {name}"
+        f"; of {len(others)} other methods that ask no explanation, {better} are more accurate "
+        f"over both tasks than the paper's way at its best share in {name}"
     )
     return (
         "Averaging the weights from before and after the second task, which needs no training of "
-        f"its own, keeps more in {sides.count(-1)} of {len(sides)} settings, at equal accuracy on "
-        f"the second task{more if others else ''}."
+        "its own, keeps more of the first than freezing by explanation, at equal accuracy on the "
+        f"second, in {sides.count(-1)} of {len(sides)} settings{more if others else ''}."
     )
 
 
@@ -96,8 +96,8 @@ def _of_the_choice(claims: Tables, reads: Mapping[str, Read]) -> str:
     told = set(verdicts) - {"undecided"}
     hardly = "hardly depends" if told == {"contradicted"} else "depends"
     said = (
-        f"Which filters are chosen {hardly} on the class: {same_in(claims, 'C5b')} % of them are "
-        "those that the mean map of all classes chooses"
+        f"Which half of the filters is chosen {hardly} on the class: {same_in(claims, 'C5b')} % of "
+        "them are those that the mean map of all classes chooses"
     )
     if not (most := examined_most(reads)):
         return f"{said}."
