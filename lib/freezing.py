@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -151,6 +152,24 @@ def iou(a: Masks, b: Masks) -> float:
         sum(int(op(a[k], b[k]).sum()) for k in a) for op in (torch.logical_and, torch.logical_or)
     )
     return both / either if either else 1.0
+
+
+def packed(masks: Masks) -> dict[str, str]:
+    """A mask in few letters: {layer: "<filters>:<bits as hex>"}."""
+    return {
+        layer: f"{len(m)}:{np.packbits(m.cpu().numpy()).tobytes().hex()}"
+        for layer, m in masks.items()
+    }
+
+
+def unpacked(words: Mapping[str, str]) -> Masks:
+    """What was `packed`."""
+    found = {}
+    for layer, text in words.items():
+        filters, _, bits = text.partition(":")
+        data = np.frombuffer(bytes.fromhex(bits), np.uint8)
+        found[layer] = torch.from_numpy(np.unpackbits(data, count=int(filters)).astype(bool))
+    return found
 
 
 # --- holding them still ---------------------------------------------------------------------------

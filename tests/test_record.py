@@ -14,7 +14,7 @@ from lib.reproduce import record
 from lib.study import readings
 from lib.study.jobs import lacking
 from lib.study.keys import LATER, fields, seed_in, versions
-from lib.study.products import PRODUCTS, overlap_key, store
+from lib.study.products import overlap_key, store
 from lib.study.profile import Arm, Examine, load
 from lib.study.runs import run_key
 from lib.study.tables import collect
@@ -196,12 +196,3 @@ def test_a_row_s_own_checkpoint_is_preferred_to_its_seed(compared):
     assert found["largest difference of acc1, points"] == pytest.approx(4)  # w beside x alone
     apart = compared([("c", 1, "x", 0.5)], TWICE)
     assert apart["in the record"] == 0 and pd.isna(apart["of acc2"])
-
-
-def test_random_masks_are_grafted_on_the_seeds_that_are_named():
-    profile = load("compact_two_heads")
-    parts = {seed: PRODUCTS["grafts"].parts(profile, seed) for seed in (21, 24, 26)}
-    assert set(parts[24]) - set(parts[21]) == {"random"} and not parts[26]  # not examined
-    named = profile.examine.model_copy(update={"masks_seeds": None})
-    everywhere = profile.model_copy(update={"examine": named})
-    assert "random" in PRODUCTS["grafts"].parts(everywhere, 21)

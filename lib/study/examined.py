@@ -2,13 +2,14 @@
 
     look = with_shown(profile, seed)         # a profile that names no seed examines the one shown
     fulfil(look, *EXAMINED)                  # lib.study.jobs
-    atlas_rows(look), reliability_rows(look)  # and sanity_rows, readout_rows, graft_rows
+    atlas_rows(look), choice_rows(look)      # and reliability_rows, readout_rows, graft_rows, ...
 
-What is measured stands in `lib.examination`. The atlas and the grafts are made ranking by ranking,
-so that a ranking added later makes only rows of its own.
+What is measured stands in `lib.examination`. The atlas, the choices and the grafts are made ranking
+by ranking, so that a ranking added later makes only rows of its own.
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ from lib.training import fit
 
 EXAMINED = (
     "scores",
+    "choices",
     "damages",
     "atlas",
     "reliability",
@@ -54,6 +56,8 @@ EXAMINED = (
     "left",
     "grafts",
 )
+SHARES = (*FRACTIONS, 0.9)  # of each layer that a ranking chooses, to be compared and put back
+COMPARED_AT = (0.5, 0.75)  # those of SHARES at which every two rankings are compared
 WAYS = ("fine-tune", "all frozen")  # of going through round 2, told apart by what is left
 
 
@@ -120,6 +124,25 @@ def scores(profile: Profile, seed: int, name: str) -> dict[str, np.ndarray]:
         say(f"seed {seed}  {name} left out: {error}")
         return {}
     return {layer: s.numpy() for layer, s in found.items()}
+
+
+# --- do rankings choose the same filters? ---------------------------------------------------------
+
+
+def choices_key(profile: Profile, seed: int, name: str) -> dict:
+    """What a ranking's choices depend on."""
+    shares = {"science": SCIENCE["choices"], "shares": list(SHARES)}
+    return {**shares, **_ranking_key(profile, seed, name)}
+
+
+@product(choices_key, needs=("scores",), parts=judged, published=True)
+def choices(profile: Profile, seed: int, name: str) -> dict:
+    """Which filters a ranking chooses, by the default budget rule: {"seed", "lineage", "chosen":
+    {share: {layer: `lib.freezing.packed`}}}; no shares where it refuses the network."""
+    given = {k: torch.from_numpy(a) for k, a in scores(profile, seed, name).items()}
+    masks = {str(share): freezing.allocate(given, share) for share in SHARES} if given else {}
+    chosen = {share: freezing.packed(mask) for share, mask in masks.items()}
+    return {"seed": seed, "lineage": task1(profile, seed)["lineage"], "chosen": chosen}
 
 
 # --- does a score predict damage? -----------------------------------------------------------------
@@ -318,20 +341,14 @@ def left(profile: Profile, seed: int, name: str) -> dict:
     return {"seed": seed, "lineage": before["lineage"], "rows": rows}
 
 
-def _grafted(profile: Profile, seed: int) -> Sequence[str]:
-    """The rankings whose choices are grafted: those examined; at random where it is asked for."""
-    named = profile.examine.masks_seeds
-    chance = named is None or seed in parse_seeds(named)
-    return [name for name in judged(profile, seed) if chance or name != "random"]
-
-
 def grafts_key(profile: Profile, seed: int, name: str) -> dict:
     """What a ranking's grafts depend on."""
     key = {**retrained_key(profile, seed), **_ranking_key(profile, seed, name)}
+    key["shares"] = list(SHARES)
     return {**key, "masks": profile.examine.masks} if name == "random" else key
 
 
-@product(grafts_key, needs=("scores", "retrained"), parts=_grafted, published=True)
+@product(grafts_key, needs=("scores", "retrained"), parts=judged, published=True)
 def grafts(profile: Profile, seed: int, name: str) -> dict:
     """{"seed", "lineage", "rows": {fraction, draw, acc1, acc2, ...}}: a ranking's choices, by the
     default budget rule, put back into the fine-tuned network. Of the random ranking, many draws."""
@@ -339,7 +356,7 @@ def grafts(profile: Profile, seed: int, name: str) -> dict:
     tuned, before = retrained(profile, seed)["fine-tune"], task1(profile, seed)["model"]
     model, rows = _network(profile, seed, tuned), []
     for draw in range(profile.examine.masks) if name == "random" else (None,):
-        for fraction in FRACTIONS:
+        for fraction in SHARES:
             masks = _chosen(profile, seed, name, fraction, draw)
             if masks:
                 found = examination.judge(model, before, split, masks, precision=precision)
@@ -380,6 +397,36 @@ def _rows(
 def atlas_rows(profile: Profile) -> list[dict]:
     """atlas.csv: seed, lineage, ranking, label, family, layer, spearman, ceiling."""
     return _rows(profile, "atlas", label=True)
+
+
+def choice_rows(profile: Profile) -> list[dict]:
+    """choices.csv: seed, lineage, fraction, ranking, other, iou (overlap of what the two choose,
+    over all layers), for every two rankings, in the registry's order."""
+    made, rows = PRODUCTS["choices"], []
+    for seed in examined_seeds(profile):
+        found = {
+            name: made.get(profile, seed, name)
+            for name in judged(profile, seed)
+            if made.there(profile, seed, name)
+        }
+        for fraction in COMPARED_AT:
+            masks = {
+                name: freezing.unpacked(one["chosen"][str(fraction)])
+                for name, one in found.items()
+                if one["chosen"]
+            }
+            rows += [
+                {
+                    "seed": seed,
+                    "lineage": found[a]["lineage"],
+                    "fraction": fraction,
+                    "ranking": a,
+                    "other": b,
+                    "iou": freezing.iou(masks[a], masks[b]),
+                }
+                for a, b in combinations(masks, 2)
+            ]
+    return rows
 
 
 def ranking_cost_rows(profile: Profile) -> list[dict]:
@@ -428,7 +475,7 @@ def tables(profile: Profile) -> dict[str, list[dict]]:
     examined."""
     p = with_shown(profile, profile.seed_list[0])
     found = {
-        **{"atlas": atlas_rows(p), "reliability": reliability_rows(p)},
+        **{"atlas": atlas_rows(p), "choices": choice_rows(p), "reliability": reliability_rows(p)},
         **{name: sanity_rows(p, name) for name in ("randomisation", "deletion", "alike")},
         **{"complexity": complexity_rows(p), "readouts": readout_rows(p), "grafts": graft_rows(p)},
     }

@@ -17,7 +17,7 @@ from typing import Any
 # ranking has a version of its own, at its definition: mending one makes only its own rows again.
 SCIENCE = {
     **{"task1": 1, "maps": 1, "filters": 1, "overlap": 1, "trial": 1, "run": 1},
-    **{"damages": 1, "reliability": 1, "sanity": 1, "complexity": 1, "retrained": 1},
+    **{"damages": 1, "reliability": 1, "sanity": 1, "complexity": 1, "retrained": 1, "choices": 1},
 }
 
 # Fields of a profile's sections that came after the first rows were published, with the value that

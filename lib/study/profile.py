@@ -124,18 +124,17 @@ class Examine(Checked):
 
     seeds: such as "1-3" (None: none but the one a notebook shows); rankings: names, or "all";
     images of a class behind a measured damage; filters of a layer visualised again; masks: random
-    ones that are grafted, on masks_seeds (None: on all that are examined); arms whose features are
-    asked what is left of task 1, each trained once more for it: names, or "all"."""
+    ones that are grafted; arms whose features are asked what is left of task 1, each trained once
+    more for it: names, or "all"."""
 
     seeds: str | None = None
     rankings: tuple[str, ...] | Literal["all"] = "all"
     images: int = Field(50, ge=2)
     filters: int = Field(16, ge=2)
     masks: int = Field(200, ge=1)
-    masks_seeds: str | None = None
     arms: tuple[str, ...] | Literal["all"] = ()
 
-    @field_validator("seeds", "masks_seeds", mode="before")
+    @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, text):
         return None if text is None else (parse_seeds(text), str(text))[1]
