@@ -357,14 +357,15 @@ def test_only_named_seeds_are_examined_and_a_notebook_s_in_any_case(tiny):
 
 def test_rows_of_what_was_examined_are_made_once(tiny, capsys):
     p = examined.with_shown(tiny, 1)
-    for kind in ("scores", "damages", "atlas", "retrained", "readouts", "grafts"):
+    for kind in ("scores", "choices", "damages", "atlas", "retrained", "readouts", "grafts"):
         for part in jobs.PRODUCTS[kind].parts(p, 1):
             jobs.PRODUCTS[kind].get(p, 1, *filter(None, [part]))
     assert "refuses left out: not of this network" in capsys.readouterr().out
     atlas = pd.DataFrame(examined.atlas_rows(p))
     assert set(atlas["ranking"]) == {"weight_norm", "random"} and len(atlas) == 2 * 8
     grafts = pd.DataFrame(examined.graft_rows(p))
-    assert grafts.groupby("ranking").size().to_dict() == {"random": 6, "weight_norm": 3}
+    assert grafts.groupby("ranking").size().to_dict() == {"random": 8, "weight_norm": 4}
+    assert set(grafts["fraction"]) == {0.25, 0.5, 0.75, 0.9}
     left = pd.DataFrame(examined.readout_rows(p)).set_index(["way", "readout"])["acc1"]
     assert left["before", "as it is"] == left["before", "both put back"]
     assert set(left.index.get_level_values(0)) == {"before", "fine-tune", "all frozen"}
@@ -377,6 +378,25 @@ def test_rows_of_what_was_examined_are_made_once(tiny, capsys):
     costs = {row["ranking"]: row for row in examined.ranking_cost_rows(p)}
     assert costs["weight_norm"]["needs"] == "nothing" and costs["weight_norm"]["seeds"] == 1
     assert all(row["seconds"] >= 0 for row in costs.values()) and "loss_change" not in costs
+
+
+def test_every_two_rankings_that_the_network_allows_are_compared(tiny):
+    p = examined.with_shown(tiny, 1)
+    jobs.fulfil(p, "task1", "scores", "choices", workers=1)
+    rows = pd.DataFrame(examined.choice_rows(p)).set_index(["ranking", "other", "fraction"])["iou"]
+    assert list(rows.index) == [("weight_norm", "random", 0.5), ("weight_norm", "random", 0.75)]
+    for (a, b, fraction), value in rows.items():  # by hand, from the scores themselves
+        both = either = 0
+        one, two = examined.scores(p, 1, a), examined.scores(p, 1, b)
+        for layer in one:
+            top = [
+                set(np.argsort(-s[layer][0], kind="stable")[: round(fraction * s[layer].shape[1])])
+                for s in (one, two)
+            ]
+            both, either = both + len(top[0] & top[1]), either + len(top[0] | top[1])
+        assert value == pytest.approx(both / either, abs=0) and 0.2 < value < 0.8
+    empty = jobs.PRODUCTS["choices"].get(p, 1, "refuses")
+    assert empty["chosen"] == {} and empty["lineage"] == examined.task1(p, 1)["lineage"]
 
 
 @pytest.mark.parametrize("tasks", [2, 3])

@@ -959,3 +959,13 @@ def test_what_earlier_rounds_hold_stays_and_the_budget_is_of_all_filters(rule):
     assert all(m.all() for m in full.values())
     assert all(torch.equal(RULES[rule](scores, 0.5, full)[k], full[k]) for k in scores)
     assert all(torch.equal(RULES[rule](scores, 0.0, first)[k], first[k]) for k in scores)
+
+
+def test_a_mask_in_few_letters_comes_back_bit_for_bit():
+    generator = torch.Generator().manual_seed(0)
+    masks = {f"conv{n}": torch.rand(n, generator=generator) < 0.5 for n in (1, 7, 8, 9, 64, 130)}
+    masks |= {"all": torch.ones(11, dtype=bool), "none": torch.zeros(11, dtype=bool)}
+    words = freezing.packed(masks)
+    back = freezing.unpacked(words)
+    assert list(back) == list(masks) and all(torch.equal(back[k], masks[k]) for k in masks)
+    assert words["all"] == "11:ffe0" and words["none"] == "11:0000"
