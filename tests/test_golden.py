@@ -10,9 +10,9 @@ import torch
 from lib import examination
 from lib.data import Task
 from lib.evaluation import predict
-from lib.freezing import allocate, frozen
+from lib.freezing import allocate, frozen, packed
 from lib.network import conv_layers, vgg16
-from lib.ranking import Evidence, LossChange
+from lib.ranking import RANKINGS, Evidence, LossChange
 from lib.recipe import Recipe
 from lib.saliency import class_maps
 from lib.study.keys import SCIENCE
@@ -34,6 +34,7 @@ GOLDEN = {
     "sanity": (1, 13.242102210528373),
     "complexity": (1, 7.651515769800983),
     "retrained": (1, 2.830833968628931),
+    "choices": (1, 527.0),
 }
 
 
@@ -63,6 +64,10 @@ def numbers():
             found["filters"] = float(images.sum())
         heat[layer] = heat_maps(to_pixels(images)).double()
     look = Evidence(model, task("task1", 1), 1, lambda: maps, lambda: heat)
+    masks = allocate(RANKINGS["mse"](look), 0.5)
+    found["choices"] = float(
+        sum(int(b, 16) for w in packed(masks).values() for b in w.split(":")[1])
+    )
     found["overlap"] = sum(row["iou"] for row in examination.overlaps(look, (0.5,)))
     found |= examined(model, task("task1", 1), maps, heat)
     trial, twin = LossChange(task("task1", 1)), copy.deepcopy(model)

@@ -21,6 +21,7 @@ from lib.report.answers.lines import NUMBERS, called, named
 from lib.report.statistics import tasks_in
 from lib.report.words import asked, at_an_end
 from lib.study.profile import ROOT, Profile, load
+from lib.study.store import read_table
 
 # --- the page -------------------------------------------------------------------------------------
 
@@ -114,6 +115,14 @@ FIGURES = {  # in the order of the study's questions
         "Red is a ranking that puts harmless filters first, blue one that finds the filters that "
         "matter; white tells nothing. The first line says about how well damage can be foretold; "
         "a ranking that measured it comes near it, or a little above.",
+    ),
+    "choices": Shown(
+        "Do rankings choose the same filters?",
+        "A square of rankings against rankings, coloured from 0 to 1 by the overlap of the filters "
+        "they choose, the number in each cell; those that choose alike stand together, two random "
+        "choices are marked on the scale.",
+        "A bright block is a family that chooses the same filters, whatever its members are "
+        "called; between two blocks at the mark, one knows nothing of what the other looks for.",
     ),
     "reliability": Shown(
         "The ranking made again",
@@ -323,7 +332,7 @@ def reader(folder: Path) -> answers.Read:
         path = folder / "tables" / f"{name}.csv"
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there")
-        return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
+        return read_table(path)
 
     return read
 

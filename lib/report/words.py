@@ -455,6 +455,16 @@ def answer_overlap(overlap: pd.DataFrame, rankings: pd.DataFrame, fraction: floa
 # --- explanations, examined -----------------------------------------------------------------------
 
 
+def as_square(choices: pd.DataFrame, fraction: float) -> pd.DataFrame:
+    """Overlap of every two rankings' choices at one fraction, mean over seeds: a symmetric table by
+    ranking, 1 on its diagonal, in the order in which the rankings come."""
+    part = choices[np.isclose(choices["fraction"], fraction)]
+    names = list(dict.fromkeys([*part["ranking"], *part["other"]]))
+    mean = part.groupby(["ranking", "other"])["iou"].mean().unstack()
+    half = mean.reindex(index=names, columns=names)
+    return half.combine_first(half.T).loc[names, names].where(~np.eye(len(names), dtype=bool), 1.0)
+
+
 def beside_chance(grafts: pd.DataFrame) -> pd.DataFrame:
     """The grafts of those checkpoints that random choices were put back into as well (all, where
     there are none): a network keeps more than another, whatever is put back."""

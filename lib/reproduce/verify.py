@@ -18,7 +18,7 @@ import pandas as pd
 from lib.report import claims, figures, power, readings, statistics, words
 from lib.reproduce.record import PUBLISHED, restore
 from lib.study.profile import Profile
-from lib.study.store import write_atomically
+from lib.study.store import read_table, with_parts, write_atomically
 
 # tables of all seeds that `lib.study.tables` makes from published products
 PER_SEED = ("task1", "accuracy_task1", "per_class", "pairings", "overlap")
@@ -104,7 +104,7 @@ def made_anew(profile: Profile, folder: Path) -> dict[Path, bytes]:
         path = folder / "tables" / f"{name}.csv"
         if name in FROM_EXAMINED and not path.exists():  # an older record
             return pd.DataFrame()
-        return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
+        return read_table(path)
 
     if "runs" in tables:
         tables |= derived(read, profile)
@@ -124,7 +124,9 @@ def _csv(table: pd.DataFrame) -> bytes:
 def _through_csv(table: pd.DataFrame) -> pd.DataFrame:
     from io import BytesIO
 
-    return pd.read_csv(BytesIO(_csv(table))) if len(table) else pd.DataFrame()
+    if table.empty:
+        return pd.DataFrame()
+    return with_parts(pd.read_csv(BytesIO(_csv(table)), keep_default_na=False, na_values=[""]))
 
 
 def verify(profile: Profile, arguments: argparse.Namespace) -> None:

@@ -408,15 +408,26 @@ def _locked(path: Path):
 
 def read_table(path: Path) -> pd.DataFrame:
     """A table as it was written: an empty field is missing, and nothing else is (a class may be
-    called None); an empty file is an empty table (an arm that records nothing)."""
+    called None); an empty file is an empty table (an arm that records nothing). Of a table of many
+    rows a run the run's `parts` are columns too."""
     if path.stat().st_size <= 1:
         return pd.DataFrame()
     try:
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        return with_parts(pd.read_csv(path, keep_default_na=False, na_values=[""]))
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}): delete it, and make reproduce makes it again"
         ) from None
+
+
+def with_parts(table: pd.DataFrame) -> pd.DataFrame:
+    """With the columns arm, seed and lineage beside `run`, which is `<arm>/<seed>/<lineage>`: in
+    the files they would be written twice, in every row."""
+    if "run" not in table or "arm" in table:
+        return table
+    parts = table["run"].str.rsplit("/", n=2, expand=True)
+    arm, seed, lineage = (parts[i] for i in range(3))
+    return table.assign(arm=arm, seed=seed.astype(int), lineage=lineage)
 
 
 def rows(profile: str, table: str = "runs") -> pd.DataFrame:

@@ -10,7 +10,14 @@ from lib.report.claims import RELIABLE
 from lib.report.figures import chance_differences
 from lib.report.paper import RANKING
 from lib.report.statistics import FINE_TUNE, by_seed, interval, pick, rows_of
-from lib.report.words import agreement, beside_chance, grafts_beside_arms, plain
+from lib.report.words import (
+    MEASURED,
+    agreement,
+    as_square,
+    beside_chance,
+    grafts_beside_arms,
+    plain,
+)
 
 FULLGRAD = "FullGrad"  # the study's saliency map, as deletion.csv calls it
 
@@ -144,6 +151,24 @@ def _of_atlas(claims: pd.DataFrame) -> str:
     return _of_examined(claims, "C5", words)
 
 
+def of_choices(table: pd.DataFrame, rankings: pd.DataFrame, fraction: float = 0.5) -> str:
+    """Whose choice is nearest to the paper's ranking's, and how far that is from the choice of
+    those filters that matter most."""
+    square = as_square(table, fraction)
+    if RANKING not in square or MEASURED not in square:
+        return ""
+    labels = dict(zip(rankings["ranking"], rankings["label"]))
+    near = square[RANKING].drop(RANKING).nlargest(3)
+    next_to, seeds = square[MEASURED].drop(MEASURED), table["seed"].nunique()
+    return (
+        f"At {fraction:.0%} chosen, MSE's filters overlap most with those of "
+        f"{listed([f'{labels[name]} ({value:.2f})' for name, value in near.items()])}; with the "
+        f"filters whose ablation does most damage at {square.loc[RANKING, MEASURED]:.2f}, where "
+        f"two random choices overlap at {fraction / (2 - fraction):.2f}. Nearest to those comes "
+        f"{labels[next_to.idxmax()]} ({next_to.max():.2f}; {seeds} seed{'s' * (seeds > 1)})."
+    )
+
+
 def _of_reliability(claims: pd.DataFrame, layers: pd.DataFrame) -> str:
     words = "Rank correlation of the MSE ranking with itself made again, in the worst of four ways"
     noise = layers.groupby("layer", sort=False)["noise"].mean()
@@ -235,6 +260,7 @@ TOLD = {  # figure -> its tables, and what tells of them
     "filter_grid": (("noise_reliability",), _of_filters),
     "realised": (("realised",), _of_budget),
     "atlas": (("claims_examined",), _of_atlas),
+    "choices": (("choices", "rankings"), of_choices),
     "reliability": (("claims_examined", "reliability"), _of_reliability),
     "sanity": (("randomisation", "deletion"), _of_sanity),
     "readouts": (("readouts",), _of_readouts),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from lib.report.answers.conclusions import of_choices
 from lib.report.answers.numbers import POINTS, Read, bounded, listed, unit_of
 from lib.report.paper import RANKING
 from lib.report.statistics import average, interval, paired
@@ -19,7 +20,8 @@ def of_explanations(reads: Mapping[str, Read]) -> list[str]:
     if not (most := examined_most(reads)):
         return []
     name, claims, atlas, runs, readouts = most
-    return [_of_scores(name, claims, atlas) + _of_rankings(runs), *_of_probe(readouts)]
+    scores = _of_scores(name, claims, atlas) + _of_rankings(runs)
+    return [scores, *_of_choices(reads[name]), *_of_probe(readouts)]
 
 
 def examined_most(reads: Mapping[str, Read]) -> tuple | None:
@@ -45,6 +47,15 @@ def _of_scores(name: str, claims: pd.DataFrame, atlas: pd.DataFrame) -> str:
         f"ranking that does not measure the damage, {best['spearman']:+.2f}; that of the same "
         f"damage on other images {atlas['ceiling'].mean():+.2f}."
     )
+
+
+def _of_choices(read: Read) -> list[str]:
+    """Which rankings choose what the paper's does; nothing in a record older than that table."""
+    try:
+        told = of_choices(read("choices"), read("rankings"))
+    except FileNotFoundError:
+        return []
+    return [f"Do rankings choose the same filters? {told}"] if told else []
 
 
 def _of_rankings(runs: pd.DataFrame) -> str:

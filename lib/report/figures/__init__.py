@@ -24,6 +24,7 @@ from lib.report.figures.curves import (
 )
 from lib.report.figures.examined import (
     atlas,
+    choices,
     grafts,
     of_examined,
     readouts,
@@ -55,6 +56,7 @@ __all__ = [
     "DPI",
     "atlas",
     "caption",
+    "choices",
     "chance_differences",
     "described",
     "forest",
@@ -144,6 +146,11 @@ def from_tables(
                 *(("atlas", atlas), ("reliability", reliability)),
                 *(("readouts", readouts), ("grafts", grafts)),
             )
+        ),
+        (
+            "choices",
+            table("choices"),
+            lambda t: choices(t, rankings, of_examined(runs, t)),
         ),
         (
             "sanity",

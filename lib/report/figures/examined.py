@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
 
 from lib.report import paper
 from lib.report.claims import RELIABLE
@@ -24,7 +26,7 @@ from lib.report.figures.style import (
     spread,
     written_on,
 )
-from lib.report.words import beside_chance
+from lib.report.words import as_square, beside_chance
 
 
 def of_examined(runs: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -66,6 +68,50 @@ def atlas(table: pd.DataFrame, about: str) -> Figure:
     ax.set_title(f"{about}; means over seeds and classes", fontsize=9)
     ax.grid(False)
     figure.colorbar(shown, ax=ax, label="Spearman with damage")
+    return figure
+
+
+def choices(
+    table: pd.DataFrame, rankings: pd.DataFrame, about: str, fraction: float = 0.5
+) -> Figure:
+    """Overlap (IoU) of the filters that every two rankings choose, mean over seeds. Rankings that
+    choose alike stand together (average linkage); chance, two random choices, is marked on the
+    scale.
+
+    table: choices.csv (seed, fraction, ranking, other, iou; empty where one ranking alone is
+    examined); rankings: ranking, label."""
+    if table.empty:
+        figure, ax = new(5, 1)
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, "one ranking: nothing to compare it with", ha="center", va="center")
+        return figure
+    labels = dict(zip(rankings["ranking"], rankings["label"]))
+    square = as_square(table, fraction)
+    apart = squareform(1 - square.to_numpy(), checks=False)
+    order = leaves_list(linkage(apart, "average")) if len(square) > 2 else range(len(square))
+    square = square.iloc[list(order), list(order)]
+    names, chance = [labels.get(name, name) for name in square], fraction / (2 - fraction)
+    figure, ax = new(0.26 * len(names) + 3.2, 0.23 * len(names) + 2.3)
+    values = np.where(np.eye(len(square), dtype=bool), np.nan, square.to_numpy())
+    shown = ax.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (y, x), value in np.ndenumerate(values):
+        if y != x:
+            tint = written_on(shown.to_rgba(value)[:3])
+            words = f"{value:.2f}".replace("0.", ".", 1)
+            ax.text(x, y, words, ha="center", va="center", fontsize=5, color=tint)
+    ax.set_yticks(range(len(names)), names, fontsize=7)
+    ax.set_xticks(range(len(names)), names, fontsize=7, rotation=60, ha="right")
+    for tick in ax.get_xticklabels():
+        tick.set_rotation_mode("anchor")
+    ax.grid(False)
+    scale = figure.colorbar(shown, ax=ax, label="overlap (IoU) of two choices", aspect=40)
+    scale.ax.axhline(chance, color="w", lw=4, clip_on=False)
+    scale.ax.axhline(chance, color=ORANGE, lw=2, clip_on=False)
+    figure.suptitle(
+        f"{fraction:.0%} of each layer chosen; {about}; mean over seeds\n"
+        f"marked on the scale: two random choices, {chance:.2f}",
+        fontsize=9,
+    )
     return figure
 
 
