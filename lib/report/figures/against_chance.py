@@ -125,9 +125,10 @@ def message(runs: pd.DataFrame) -> str:
         return ""
     shares = table.groupby("fraction")
     means, n = 100 * shares["difference"].mean(), seeds_of(part for _, part in shares)
-    spread = f"{means.min():+.1f} to {means.max():+.1f} by share frozen"
+    spread, at = f"{means.min():+.1f} to {means.max():+.1f}", ""
     if len(means) == 1:
-        spread = f"{means.iloc[0]:+.1f} at {100 * means.index[0]:.0f} % frozen"
-    said = f"points of task 1 kept, explanation minus random: {spread}, {n}"
+        spread, at = f"{means.iloc[0]:+.1f}", f" at {100 * means.index[0]:.0f} %"
     room = 100 * headroom(runs, "weights")[0]
-    return said + ("" if np.isnan(room) else f"; all frozen minus fine-tuning: {room:+.1f}")
+    said = "" if np.isnan(room) else f", of {room:.1f} there were to keep"
+    fewer = "" if n == counted(runs["seed"].nunique()) else f" ({n})"
+    return f"explanation keeps {spread} points more than random{at}{said}{fewer}"

@@ -37,6 +37,7 @@ CONTROLS = {  # no arms: they cost no training of their own
     "interpolation": ("line of weights, before to after", "--", GREY),
 }
 LINE = 0.15  # inches from one label to the next
+TOGETHER = 0.09  # of a panel: marks of one fraction that lie closer share their number
 MOST_NAMES = 24  # in a panel; with more, none is found
 
 
@@ -161,22 +162,24 @@ def _inside(mark: Mark, box) -> bool:
 
 
 def _draw_notes(ax, marks: Sequence[Mark]) -> None:
-    """The fraction beside each mark, every label's on a side of its own."""
-    corners = (("left", "bottom"), ("right", "top"), ("left", "top"), ("right", "bottom"))
-    labels = list(dict.fromkeys(mark.curve for mark in marks if mark.note))
-    for mark in (mark for mark in marks if mark.note):
-        across, along = corners[labels.index(mark.curve) % len(corners)]
-        shift = 4 if across == "left" else -4, 3 if along == "bottom" else -3
-        ax.annotate(
-            mark.note,
-            mark.place,
-            xytext=shift,
-            textcoords="offset points",
-            ha=across,
-            va=along,
-            fontsize=8,
-            color=written(mark.look.colour),
-        )
+    """The fraction beside the marks that have it: once, where they lie so close that their numbers
+    would cover each other, else beside each."""
+    size = np.array([np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())])
+    for note in dict.fromkeys(mark.note for mark in marks if mark.note):
+        places = np.array([mark.place for mark in marks if mark.note == note])
+        close = (np.ptp(places, axis=0) / size < TOGETHER).all()
+        where = [places.min(axis=0)] if close else places  # below and left of all of them
+        for place in where:
+            ax.annotate(
+                note,
+                place,
+                xytext=(-9, -9),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                fontsize=8,
+                color=ink(),
+            )
 
 
 def _draw_names(ax, marks: Sequence[Mark], height: float) -> None:
