@@ -217,11 +217,16 @@ def test_the_plane_enlarges_freezing_and_writes_fractions_at_the_marks():
         # as large as it can be: the arms fill most of it
         assert np.ptp(means[column]) > 0.4 * (high - low)
     notes = [text.get_text() for text in near.texts if not text.arrow_patch]
-    # MSE's and random's marks lie together at 50 and at 75 %; Pearson and bottom have one share each
+    # MSE's and random's marks lie together at 50 and 75 %; Pearson and bottom have one share each
     assert notes == ["25", "25", "50", "75", "90", "90"]
-    places = [text.xy for text in near.texts[:4]]
-    mse = runs[runs["ranking"] == "mse"].groupby("fraction")[["acc2", "acc1"]].mean()
-    assert np.array(places) == pytest.approx(mse.to_numpy())
+    places = np.array([text.xy for text in near.texts[:6]])
+    mean = runs.groupby(["ranking", "fraction"])[["acc2", "acc1"]].mean()
+    mse, random = (
+        mean.loc[name].loc[[0.25, 0.5, 0.75, 0.9]].to_numpy() for name in ("mse", "random")
+    )
+    assert places[[0, 4]] == pytest.approx(mse[[0, 3]])
+    assert places[[1, 5]] == pytest.approx(random[[0, 3]])
+    assert places[[2, 3]] == pytest.approx(np.minimum(mse, random)[[1, 2]])
     joint = runs[runs["curriculum"] == "joint20"]["acc1"].mean()
     assert not near.get_ylim()[0] < joint < near.get_ylim()[1]
 
