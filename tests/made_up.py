@@ -181,7 +181,7 @@ ARMS = arms_table(  # of the profiles compact and paper
     *shares("similarity", "MSE", "MSE", *ALL),
     *shares("chance", "random", "random", *ALL),
     *shares("similarity", "Pearson", "Pearson", 0.5),
-    *shares("similarity", "least similar", "bottom", 0.5),
+    *shares("similarity", "bottom (least similar)", "bottom", 0.5),
     ("joint 20-way", "joint", "joint 20-way", None, "joint20"),
     ("task 2 only", "last", "task 2 only", None, "last"),
     ("joint shared head", "joint", "joint shared head", None, "joint10"),
@@ -193,7 +193,7 @@ MANY = arms_table(  # as many as a grown study has
     *shares("similarity", "MSE", "MSE", *ALL),
     *shares("chance", "random", "random", *ALL),
     *shares("similarity", "Pearson", "Pearson", 0.5, 0.75),
-    *shares("similarity", "least similar", "bottom", 0.5, 0.75),
+    *shares("similarity", "bottom (least similar)", "bottom", 0.5, 0.75),
     *[
         line
         for family, names in {
@@ -228,7 +228,7 @@ RANKINGS = pd.DataFrame(
         ("pearson", "similarity", "Pearson"),
         ("ssim", "similarity", "SSIM"),
         ("cosine", "similarity", "cosine"),
-        ("bottom", "similarity", "least similar"),
+        ("bottom", "similarity", "bottom (least similar)"),
         ("random", "chance", "random"),
         ("mse_flat", "similarity", "null: flat map"),
         ("mse_gaussian", "similarity", "null: centred blob"),

@@ -503,7 +503,9 @@ def test_the_figures_of_examined_explanations(tmp_path):
         [{"map": m, "deleted": d, "probability": 1 - d} for m in "ab" for d in (0, 1)]
     )
     alike = pd.DataFrame([{"within": 0.9, "between": 0.8}])
-    grafts = atlas.rename(columns={"spearman": "acc1", "ceiling": "acc2"}).assign(fraction=0.5)
+    grafts = atlas.rename(columns={"spearman": "acc1", "ceiling": "acc2"}).assign(
+        fraction=0.5, draw=None
+    )
     for number, figure in enumerate(
         (
             drawn,
@@ -517,12 +519,21 @@ def test_the_figures_of_examined_explanations(tmp_path):
 
 def test_grafts_are_compared_with_random_ones_in_the_same_checkpoint_alone():
     row = {"label": "MSE", "ranking": "mse", "family": "similarity", "fraction": 0.5, "acc2": 0.5}
+    row["draw"] = None
     chance = row | {"label": "random", "ranking": "random", "family": "chance"}
     found = [row | {"seed": k, "lineage": f"x{k}", "acc1": k / 10} for k in (1, 2)]
-    assert len(words.beside_chance(pd.DataFrame(found))) == 2  # nothing to compare with: all
-    drawn = [chance | {"seed": 1, "lineage": "x1", "acc1": a} for a in (0.05, 0.06)]
+    alone = words.beside_chance(pd.DataFrame(found))  # nothing to compare with: all
+    assert list(alone["acc1"]) == [pytest.approx(0.15)] and list(alone["seeds"]) == [2]
+    drawn = [
+        chance | {"seed": 1, "lineage": "x1", "draw": draw, "acc1": a}
+        for draw, a in enumerate((0.05, 0.06))
+    ]
     table = pd.DataFrame([*found, *drawn])
-    assert list(words.beside_chance(table)["seed"]) == [1, 1, 1]
+    of_one = words.beside_chance(table)
+    assert sorted(of_one["acc1"]) == [0.05, 0.06, 0.1] and set(of_one["seeds"]) == {1}
+    again = [row | {"seed": 2, "lineage": "x2", "acc1": row["acc1"] + 0.2} for row in drawn]
+    both = words.beside_chance(pd.DataFrame([*found, *drawn, *again]))  # draw by draw
+    assert sorted(both["acc1"]) == pytest.approx([0.15, 0.15, 0.16])
     drawing = figures.grafts(table, "about")
     assert "1 seed" in drawing.get_suptitle()
 

@@ -56,7 +56,7 @@ def test_today_s_arms_have_today_s_colours():
     assert {label: look.colour for label, look in looks_of(ARMS).items()} == {
         "MSE": "#0072B2",
         "Pearson": "#009E73",
-        "least similar": "#CC79A7",
+        "bottom (least similar)": "#CC79A7",
         "random": "#E69F00",
         "fine-tune": "#D55E00",
         "all frozen": "#56B4E9",
@@ -108,7 +108,7 @@ def test_the_plane_names_every_label_once_with_its_seeds():
         "MSE 25, 50, 75, 90 %, n = 12",
         "random 25, 50, 75, 90 %, n = 12",
         "Pearson 50 %, n = 12",
-        "least similar 50 %, n = 12",
+        "bottom (least similar) 50 %, n = 12",
         "fine-tune, n = 12",
     }
     assert len(whole + near) == len(set(whole + near))
@@ -150,10 +150,10 @@ def test_the_plane_s_title_is_the_main_answer_by_hand():
     title = plane(at, ARMS).get_suptitle().replace("\n", " ")
     room = means["all frozen"] - means["fine-tune"]
     said = f"explanation keeps {means['apart']:+.1f} points more than random at 50 %"
-    assert title.startswith(f"{said}, of {room:.1f} there were to keep setting K")
+    assert title.startswith(f"{said}, of {room:.1f} there were to keep compact (K)")
     few = at[(at["arm"] != "random 50 %") | (at["seed"] < 4)]  # fewer pairs than seeds
     title = plane(few, ARMS).get_suptitle().replace("\n", " ")
-    assert "there were to keep (n = 3) setting K" in title
+    assert "there were to keep (n = 3) compact (K)" in title
     alone = plane(at[at["ranking"] != "random"], ARMS).get_suptitle()
     assert "more than random" not in alone
 
@@ -359,7 +359,14 @@ def test_over_epochs_has_a_column_for_each_share_with_means_bands_and_seeds():
     runs, accuracy = recorded("runs"), recorded("accuracy")
     figure = over_epochs(runs, accuracy, ARMS)
     legend = legend_of(figure)
-    assert list(legend) == ["fine-tune", "all frozen", "MSE", "random", "Pearson", "least similar"]
+    assert list(legend) == [
+        "fine-tune",
+        "all frozen",
+        "MSE",
+        "random",
+        "Pearson",
+        "bottom (least similar)",
+    ]
     assert tint(legend["MSE"]) == "#0072B2"
     half, most = figure.axes[:2]
     assert [ax.get_title() for ax in (half, most)] == ["50 % frozen", "90 % frozen"]
@@ -516,7 +523,7 @@ def test_retained_puts_equal_shares_side_by_side_with_seeds_by_hand():
     shares = [f"{f} % frozen" for f in (25, 50, 75, 90)]
     assert groups == ["nothing and everything frozen", *shares]
     names = [t.get_text() for t in ax.get_yticklabels()]
-    half = ["MSE", "random", "Pearson", "least similar"]
+    half = ["MSE", "random", "Pearson", "bottom (least similar)"]
     pair = ["MSE", "random"]
     assert names == ["fine-tune", "all frozen", *pair, *half, *pair, *pair]
     table = summary(runs, 10).set_index("arm")
@@ -636,7 +643,7 @@ def test_chance_and_a_single_seed_are_said():
     table = recorded("per_class")
     assert list(legend_of(figures.per_class(table, ""))) == ["chance: 0.10"]
     runs = recorded("runs")
-    assert figures.caption(runs[runs["seed"] == 1]) == "setting K, cifar100, 1 seed"
+    assert figures.caption(runs[runs["seed"] == 1]) == "compact (K); CIFAR-100, 1 seed"
 
 
 def test_in_a_dark_style_nothing_is_drawn_dark_on_dark():

@@ -136,7 +136,11 @@ def test_figures_of_examined_explanations_say_what_they_show_by_hand():
         for name, acc1 in zip(("as it is", "both put back", "linear probe"), values)
     )
     chance = {"ranking": "random", "family": "chance", "fraction": 0.5, "seed": 1, "lineage": "x"}
-    grafts = [chance | {"acc1": a, "acc2": 0.5} for a in (0.1, 0.2, 0.3, 0.4)]
+    chance["label"] = "random"
+    grafts = [
+        chance | {"draw": draw, "acc1": a, "acc2": 0.5}
+        for draw, a in enumerate((0.1, 0.2, 0.3, 0.4))
+    ]
     ours = chance | {"ranking": "mse", "family": "similarity", "acc1": 0.35, "acc2": 0.5}
     tables = {
         "claims_examined": claims,
@@ -434,6 +438,16 @@ def test_what_explanations_tell_is_said_of_the_setting_with_most_examined_seeds(
         "claims_examined": pd.DataFrame([claim | {"estimate": 0.01, "low": -0.02, "high": 0.04}]),
         "atlas": atlas,
         "runs": runs,
+        "choices": pd.DataFrame(
+            {"seed": seed, "fraction": 0.5, "ranking": a, "other": b, "iou": iou + 0.01 * seed}
+            for a, b, iou in (
+                ("mse", "fisher", 0.385),
+                ("mse", words.MEASURED, 0.325),
+                ("fisher", words.MEASURED, 0.585),
+            )
+            for seed in (1, 2)
+        ),
+        "rankings": atlas[["ranking", "label"]].drop_duplicates(),
         "readouts": pd.DataFrame(
             {"way": way, "readout": readout, "acc1": acc1}
             for way, both in left.items()
@@ -446,7 +460,16 @@ def test_what_explanations_tell_is_said_of_the_setting_with_most_examined_seeds(
 
     fewer = tables | {"atlas": atlas[atlas["seed"] == 1]}
     reads = {"none": nothing, "few": fewer.__getitem__, "wide": tables.__getitem__}
-    scores, probe = answers.of_explanations(reads)
+    scores, choices, probe = answers.of_explanations(reads)
+    assert choices == (
+        "Do rankings choose the same filters? With 50 % chosen, MSE's filters overlap most with those "
+        "of FISHER (0.40) and ABLATION_DAMAGE (0.34); with the filters whose ablation does most "
+        "damage at 0.34, where two random choices overlap at 0.33. Nearest to those comes FISHER "
+        "(0.60; 2 seeds)."
+    )
+    older = tables | {"choices": None}  # a record older than that table
+    read = lambda name: nothing(name) if older.get(name) is None else older[name]  # noqa: E731
+    assert len(answers.of_explanations({"wide": read})) == 2
     assert "In wide (2 seeds) its rank correlation" in scores
     assert "is +0.01 [-0.02, +0.04 at 95 %]" in scores and "that of FISHER" in scores
     assert "measure the damage, +0.30; that of the same damage on other images +0.90." in scores
@@ -595,7 +618,7 @@ def test_arms_are_called_by_their_label_and_share():
     arms = pd.read_csv(record.PUBLISHED / "compact_two_heads/tables/arms.csv")
     found = lines.called(arms)
     assert found["MSE 75 %"] == ("MSE 75 %", "") and found["merge Fisher"] == ("merge, Fisher", "")
-    assert found["bottom 50 %"] == ("least similar 50 %", "bottom 50 %")
+    assert found["bottom 50 %"] == ("bottom (least similar) 50 %", "bottom 50 %")
     assert found["MSE 75 % whole network"].label == "MSE, one budget 75 %"
     assert found["all frozen whole filter"] == ("all frozen, whole filter", "")
     assert len(set(found.values())) == len(arms)  # together they name one arm

@@ -466,10 +466,16 @@ def as_square(choices: pd.DataFrame, fraction: float) -> pd.DataFrame:
 
 
 def beside_chance(grafts: pd.DataFrame) -> pd.DataFrame:
-    """The grafts of those checkpoints that random choices were put back into as well (all, where
-    there are none): a network keeps more than another, whatever is put back."""
+    """Grafts as means over seeds: a row for each fraction and ranking, and of random choices one
+    for each draw, which takes a mask of every seed. So a ranking and a random draw are means of as
+    many networks. Of those checkpoints alone that random choices were put back into as well (all,
+    where there are none): a network keeps more than another, whatever is put back."""
     both = grafts["lineage"].isin(grafts.loc[grafts["family"] == "chance", "lineage"])
-    return grafts[both] if both.any() else grafts
+    shown = grafts[both] if both.any() else grafts
+    keys = ["fraction", "ranking", "label", "family", "draw"]
+    accuracies = [c for c in shown if c.startswith("acc")]
+    mean = shown.groupby(keys, dropna=False, sort=False)[accuracies].mean().reset_index()
+    return mean.assign(seeds=shown["seed"].nunique())
 
 
 def grafts_beside_arms(grafts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

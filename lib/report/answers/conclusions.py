@@ -161,7 +161,7 @@ def of_choices(table: pd.DataFrame, rankings: pd.DataFrame, fraction: float = 0.
     near = square[RANKING].drop(RANKING).nlargest(3)
     next_to, seeds = square[MEASURED].drop(MEASURED), table["seed"].nunique()
     return (
-        f"At {fraction:.0%} chosen, MSE's filters overlap most with those of "
+        f"With {100 * fraction:.0f} % chosen, MSE's filters overlap most with those of "
         f"{listed([f'{labels[name]} ({value:.2f})' for name, value in near.items()])}; with the "
         f"filters whose ablation does most damage at {square.loc[RANKING, MEASURED]:.2f}, where "
         f"two random choices overlap at {fraction / (2 - fraction):.2f}. Nearest to those comes "
@@ -229,7 +229,7 @@ def _of_grafts(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     if not parts:
         return foretold
     shares, fractions = (listed([p[i].rstrip("%") for p in parts]) for i in (0, 1))
-    seeds = table["seed"].nunique()
+    seeds = int(table["seeds"].iloc[0])
     return (
         f"In the mean of both accuracies, MSE's choice lies above {shares} % of the random ones "
         f"with {fractions} % put back ({seeds} seed{'s' * (seeds > 1)}). {foretold}"

@@ -44,6 +44,7 @@ from lib.report.figures.style import (
     caption,
     described,
     looks_of,
+    named,
     pictured,
     save,
     shrunk,
@@ -66,6 +67,7 @@ __all__ = [
     "learning_curves",
     "looks_of",
     "matrix",
+    "named",
     "of_budget_rules",
     "of_class_choices",
     "of_class_maps",
@@ -115,7 +117,10 @@ def from_tables(
     classes = table("per_class").get("class", pd.Series(dtype=object)).nunique() or None
     comparable = beside_paper(runs)
     maps = table("class_maps")  # of the seed the notebooks show
-    shown = (runs["setting"].iloc[0], maps["seed"].iloc[0]) if len(runs) and len(maps) else ("", 0)
+    shown = ("", 0)
+    if len(runs) and len(maps):
+        first = runs.iloc[0]
+        shown = named(first["profile"], first["setting"]), maps["seed"].iloc[0]
     drawn = {}
     for name, source, draw in (
         (

@@ -13,6 +13,7 @@ from lib.report.figures.style import (
     GREY,
     VERMILLION,
     counted,
+    in_words,
     ink,
     new,
     seeds_of,
@@ -34,12 +35,6 @@ def chance_differences(runs: pd.DataFrame) -> pd.DataFrame:
             for seed, value in paired(part, *pair).items():
                 found.append((profile, share, seed, value))
     return pd.DataFrame(found, columns=["profile", "fraction", "seed", "difference"])
-
-
-def in_words(profile: str) -> str:
-    """What a setting is called by the name of its profile: `compact, two heads`."""
-    found = profile.replace("_two_heads", ", two heads").replace("_batch_norm", " with batch norm")
-    return found.replace("_", " ")
 
 
 def _room_words(runs: pd.DataFrame) -> str:
@@ -86,7 +81,7 @@ def forest(runs: pd.DataFrame, names: Mapping[str, str] | None = None) -> Figure
     reach = 1.08 * max(2, min(np.abs(ax.dataLim.intervalx).max(), SEEDS_AWAY * far))
     _arrows(ax, reach)
     ax.set(xlim=(-reach, reach), ylim=(y - 0.4, -0.6), yticks=places, yticklabels=words)
-    ax.set_xlabel("points of acc1: left, random keeps more; right, explanation keeps more")
+    ax.set_xlabel("points of accuracy on task 1: left, random keeps more; right, explanation")
     ax.grid(axis="y", visible=False)
     figure.suptitle(
         "freezing by explanation minus freezing at random; bars: 95 % over seeds, dots: seeds\n"

@@ -138,7 +138,7 @@ def of_budget_rules(table: pd.DataFrame, setting: str, seed: int, fraction=0.5) 
     nominal, layer, fraction."""
     part = table[np.isclose(table["nominal"], fraction) & (table["layer"] != "all")]
     rules = f"nominal {100 * fraction:.0f} % by three budget rules"
-    return realised_fractions(part, f"{rules}; setting {setting}, seed {seed}")
+    return realised_fractions(part, f"{rules}; {setting}, seed {seed}")
 
 
 # --- over the epochs of round 2 -------------------------------------------------------------------

@@ -19,8 +19,10 @@ from lib.report.figures.style import (
     SKY,
     VERMILLION,
     counted,
+    described,
     ground,
     ink,
+    named,
     new,
     percent,
     spread,
@@ -31,8 +33,8 @@ from lib.report.words import as_square, beside_chance
 
 def of_examined(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     """As notebook 06 heads its figures: the number of seeds is of those that were examined."""
-    setting, data = (runs[column].iloc[0] for column in ("setting", "data"))
-    return f"setting {setting}, {data}, n = {table['seed'].nunique()}"
+    first, n = runs.iloc[0], table["seed"].nunique()
+    return described(named(first["profile"], first["setting"]), first["data"], n)
 
 
 def _layers_below(ax, layers: Sequence[str]) -> None:
@@ -229,38 +231,37 @@ def readouts(table: pd.DataFrame, about: str) -> Figure:
 
 def grafts(table: pd.DataFrame, about: str) -> Figure:
     """Accuracy on both tasks with a ranking's choice of filters put back into the fine-tuned
-    network, a panel for each fraction: small dots are random choices, the other marks rankings
-    (mean over seeds), the five best and the paper's named.
+    network, means over seeds, a panel for each fraction: small dots are random choices (each the
+    mean of one draw for every seed), the other marks rankings, the three best and the paper's named.
 
     table: grafts.csv (seed, lineage, ranking, label, family, fraction, draw, acc1, acc2). Shown are
     the checkpoints that have random choices too; all, if none has."""
     seeds, table = table["seed"].nunique(), beside_chance(table)
-    if (shown := table["seed"].nunique()) < seeds:
+    if (shown := table["seeds"].iloc[0]) < seeds:
         about = f"{about}; random choices, and what stands beside them: {counted(shown)}"
     fractions = sorted(table["fraction"].unique())
-    figure, axes = new(3.6 * len(fractions), 3.9, ncols=len(fractions), sharey=True, squeeze=False)
-    chance, named = table["family"] == "chance", []
-    for ax, fraction in zip(axes[0], fractions):
+    columns = min(2, len(fractions))
+    rows = -(-len(fractions) // columns)
+    figure, grid = new(4.2 * columns, 3.4 * rows + 0.5, ncols=columns, nrows=rows, squeeze=False)
+    axes, chance, named = list(grid.flat), table["family"] == "chance", []
+    for ax in axes[len(fractions) :]:
+        ax.set_axis_off()
+    for ax, fraction in zip(axes, fractions):
         part = table[table["fraction"] == fraction]
-        some = part[chance.loc[part.index]]
+        some, means = part[chance.loc[part.index]], part[~chance.loc[part.index]]
         ax.plot(some["acc2"], some["acc1"], ".", color=ORANGE, ms=3, alpha=0.6, label="random")
-        means = (
-            part[~chance.loc[part.index]]
-            .groupby(["label", "ranking"])[["acc1", "acc2"]]
-            .mean()
-            .reset_index()
-        )
         ax.plot(means["acc2"], means["acc1"], "o", color=BLUE, ms=4, mfc=ground(), label="rankings")
-        best = means.nlargest(5, "acc1")
+        best = means.nlargest(3, "acc1")
         ours = means[means["ranking"] == paper.RANKING]
         named.append(pd.concat([best, ours]).drop_duplicates().sort_values("acc1"))
         ax.set_title(f"{fraction:.0%} of each layer put back", fontsize=9)
         ax.set_xlabel("acc2")
         percent(ax, "xy")
-    for ax, some in zip(axes[0], named):
+    for ax, some in zip(axes, named):
         _names(ax, some)
-    axes[0][0].set_ylabel("acc1")
-    axes[0][0].legend(fontsize=7)
+    for ax in grid[:, 0]:
+        ax.set_ylabel("acc1")
+    grid[0][0].legend(fontsize=7, loc="lower left")
     figure.suptitle(about, fontsize=9)
     return figure
 

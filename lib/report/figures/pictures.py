@@ -134,7 +134,7 @@ def matrix(
 
 def of_class_maps(table: pd.DataFrame, setting: str, seed: int) -> Figure:
     """Correlation of every pair of class maps. table: class, then a column for each class."""
-    heading = f"are class maps different? setting {setting}, seed {seed}"
+    heading = f"are class maps different? {setting}, seed {seed}"
     values = table.drop(columns="class").to_numpy(float)
     return matrix(values, list(table["class"]), heading, "Pearson correlation")
 
@@ -142,7 +142,7 @@ def of_class_maps(table: pd.DataFrame, setting: str, seed: int) -> Figure:
 def of_class_choices(table: pd.DataFrame, setting: str, seed: int, fraction=0.5) -> Figure:
     """Overlap of what every pair of classes would choose alone. table: as above."""
     heading = f"filters each class would choose alone, {100 * fraction:.0f} %; "
-    heading += f"setting {setting}, seed {seed}"
+    heading += f"{setting}, seed {seed}"
     values, chance = table.drop(columns="class").to_numpy(float), fraction / (2 - fraction)
     return matrix(values, list(table["class"]), heading, "overlap (IoU)", chance)
 

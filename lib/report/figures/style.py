@@ -15,6 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+DATA = {"cifar100": "CIFAR-100"}  # labels of data -> what readers know them as
 DPI = 200  # of every PNG
 STYLE = {
     "figure.dpi": 100,
@@ -265,14 +266,29 @@ def seeds_of(tables: Iterable[pd.DataFrame]) -> str:
     return counted(most) if len(counts) == 1 else f"n = {min(counts)} to {most}"
 
 
+def in_words(profile: str) -> str:
+    """What a setting is called by the name of its profile: `compact, two heads`."""
+    found = profile.replace("_two_heads", ", two heads").replace("_batch_norm", " with batch norm")
+    return found.replace("_", " ")
+
+
+def named(profile: str, setting: str) -> str:
+    """A setting in words, with what tables call it: `compact, two heads (KT)`."""
+    words = in_words(profile)
+    return words if words == setting else f"{words} ({setting})"
+
+
 def described(setting: str, data: str, n: int) -> str:
-    """What every figure must say: setting, data, number of seeds."""
-    return f"setting {setting}, {data}, {counted(n)}"
+    """What every figure must say: setting (as `named`), data, number of seeds."""
+    return f"{setting}; {DATA.get(data, data)}, {counted(n)}"
 
 
 def caption(runs: pd.DataFrame) -> str:
     """`described`, of a table of runs."""
-    return described(runs["setting"].iloc[0], runs["data"].iloc[0], runs["seed"].nunique())
+    first = runs.iloc[0]
+    return described(
+        named(first["profile"], first["setting"]), first["data"], runs["seed"].nunique()
+    )
 
 
 def percent(ax, axis: str = "y") -> None:
