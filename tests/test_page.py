@@ -462,9 +462,9 @@ def test_what_explanations_tell_is_said_of_the_setting_with_most_examined_seeds(
     reads = {"none": nothing, "few": fewer.__getitem__, "wide": tables.__getitem__}
     scores, choices, probe = answers.of_explanations(reads)
     assert choices == (
-        "Do rankings choose the same filters? With 50 % chosen, MSE's filters overlap most with those "
-        "of FISHER (0.40) and ABLATION_DAMAGE (0.34); with the filters whose ablation does most "
-        "damage at 0.34, where two random choices overlap at 0.33. Nearest to those comes FISHER "
+        "Do rankings choose the same filters? With 50 % chosen, MSE's filters overlap most with "
+        "those of FISHER (0.40) and ABLATION_DAMAGE (0.34); with the filters whose ablation does "
+        "most damage at 0.34, where two random choices overlap at 0.33. Nearest to those comes FISHER "
         "(0.60; 2 seeds)."
     )
     older = tables | {"choices": None}  # a record older than that table
@@ -612,6 +612,17 @@ def test_the_middle_of_the_line_stands_once_where_it_has_more_seeds(weight, seed
     found = lines._once([read], made) if lines._merged_halfway(merged) else [read, made]
     assert [u.arm for u in found] == [[answers.HALFWAY], ["half"], [answers.HALFWAY, "half"]][shown]
     assert shown or found[0].called == lines.Called(answers.HALFWAY, "half")
+
+
+def test_an_interval_wider_than_what_is_measured_says_so():
+    row = {"estimate": 0.087, "low": -2.218, "high": 2.392, "level": 0.9875}
+    assert answers.bounded(row, answers.POINTS) == "+8.7 [wider than the scale at 98.75 %]"
+    row |= {"low": -0.9}
+    assert "wider than the scale" in answers.bounded(row, answers.POINTS)
+    row |= {"high": 1.0}
+    assert answers.bounded(row, answers.POINTS) == "+8.7 [-90.0, +100.0 at 98.75 %]"
+    rank = answers.unit_of("C2c-average")  # a mean rank has no such end
+    assert answers.bounded({"estimate": 2, "low": -2.3, "high": 6.3}, rank) == "2.0 [-2.3, 6.3]"
 
 
 def test_arms_are_called_by_their_label_and_share():
@@ -836,8 +847,16 @@ def test_report_writes_of_the_record_and_of_results_here(tmp_path, monkeypatch, 
     assert all((published / "report" / link).exists() for link in ("compact.html", "quick.html"))
     assert "without tables yet: paper, one head" in index
     assert not re.search(r"/(home|Users|root|tmp|work)/", index)
-    assert reproduce.main(["report", "--profile", "quick"]) == 0
-    assert not (tmp_path / "results/quick/report").exists()
+    executed = published / "quick/01_train_task1/notebook.ipynb"
+    executed.parent.mkdir()
+    executed.write_text("{}")
+    before = (published / "report/quick.html").read_bytes()
+    assert reproduce.main(["report", "--profile", "quick"]) == 0  # no run here: of the record, here
+    here = tmp_path / "results/quick/report"
+    assert [p.name for p in here.iterdir()] == ["index.html"]
+    assert (published / "report/quick.html").read_bytes() == before
+    link = re.search(r'href="([^"]*01_train_task1[^"]*)"', (here / "index.html").read_text())[1]
+    assert (here / link).resolve() == executed.resolve()
     shutil.copytree(published / "quick/tables", tmp_path / "results/quick/tables")
     assert reproduce.main(["report", "--profile", "quick"]) == 0
     assert (tmp_path / "results/quick/report/index.html").stat().st_size > 100_000

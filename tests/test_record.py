@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -196,3 +197,37 @@ def test_a_row_s_own_checkpoint_is_preferred_to_its_seed(compared):
     assert found["largest difference of acc1, points"] == pytest.approx(4)  # w beside x alone
     apart = compared([("c", 1, "x", 0.5)], TWICE)
     assert apart["in the record"] == 0 and pd.isna(apart["of acc2"])
+
+
+def of_run(branch, method="finetune", seed=3, **options):
+    key = {"method": method, "options": options, "curriculum": "sequence", "seed": seed}
+    return {"branch": branch, "key": key}
+
+
+def test_only_reference_arms_may_have_pairs_on_two_checkpoints():
+    again = [of_run("a"), of_run("b"), of_run("a", "freeze", ranking="random", fraction=0.5)]
+    again += [of_run("b", "freeze", ranking="random", fraction=0.5)]
+    mse = partial(of_run, method="freeze", ranking="mse", fraction=0.5)
+    record.check_one_checkpoint([*again, mse("a")])
+    record.check_one_checkpoint([*again, mse("a"), mse("b", seed=4)])  # another seed's
+    record.check_one_checkpoint([*again, mse("a"), mse("c")])  # c has no pair, and counts nowhere
+    more = of_run("b", "freeze", ranking="mse", fraction=0.9)  # another arm's
+    record.check_one_checkpoint([*again, mse("a"), more])
+    with pytest.raises(
+        ValueError, match="seed 3, freeze .fraction 0.5, ranking mse. has rows from"
+    ):
+        record.check_one_checkpoint([*again, mse("a"), mse("b")])
+    with pytest.raises(ValueError, match="a and b: only fine-tuning and freezing at random"):
+        record.check_one_checkpoint([*again, *(of_run(k, "ewc", strength=1) for k in "ba")])
+
+
+@pytest.mark.parametrize("profile", PUBLISHED)
+def test_no_published_arm_has_pairs_on_two_checkpoints(profile):
+    lines = [
+        json.loads(line)
+        for path in (record.PUBLISHED / profile / "runs").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+        if line.startswith('{"kind": "run"')
+    ]
+    assert lines
+    record.check_one_checkpoint([line["meta"] for line in lines])

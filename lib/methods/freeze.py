@@ -18,7 +18,13 @@ from lib.training import Method
 @dataclass
 class Freeze(Method):
     """Freeze a fraction of each layer's filters, chosen by a ranking made before the round, then
-    train the rest.
+    train the rest (Feenstra & Dow 2023, their method section; no equations are numbered there).
+
+    It departs from the paper where that leaves something open: how classes share a layer's budget
+    is `rule` (by turns, so that the fraction is met exactly), what freezing a filter holds is
+    `scope` (its weights and bias; heads are free), and any ranking may stand in for the paper's
+    MSE of saliency map and filter visualization. Kept between tasks: nothing but which filters are
+    frozen, a bit each.
 
     What was frozen in an earlier round stays frozen, and each round freezes that fraction of all
     filters anew among those still free, so that after 1 / fraction rounds none is left: the limit

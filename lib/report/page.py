@@ -19,7 +19,7 @@ from PIL import Image
 from lib.report import answers, figures, paper, power, readings
 from lib.report.answers.lines import NUMBERS, called, named
 from lib.report.statistics import tasks_in
-from lib.report.words import asked, at_an_end
+from lib.report.words import asked, at_an_end, tried
 from lib.study.profile import ROOT, Profile, load
 from lib.study.store import read_table
 
@@ -412,6 +412,7 @@ def page(
     table = {t: _or_empty(read, t) for t in ("runs", "summary", "timing", "arms")}
     claims, runs, compared = _claims(read), table["runs"], _or_empty(read, "paper_tables")
     shown = pictures(folder, name) if drawn is None else drawn
+    tuning = _or_empty(read, "tuning")
     code, data = _only(runs, "setting"), _only(runs, "data")
     uses = _uses(read)
     seeds, tasks = runs["seed"].nunique() if len(runs) else 0, tasks_in(runs)
@@ -453,7 +454,9 @@ def page(
         names=called(table["arms"]),
         named=_named(read),
         advice=[*answers.advice(uses), answers.TOLD_APART],
-        at_an_end=at_an_end(_or_empty(read, "tuning")),
+        at_an_end=at_an_end(tuning),
+        tried=tried(tuning),
+        tuning_seeds=tuning["seed"].nunique() if len(tuning) else 0,
         test_images=images,
         half_width=f"{196 * (0.25 / images) ** 0.5:.0f}" if images else "",
         duplicates=len(_or_empty(read, "duplicates")),
@@ -546,7 +549,7 @@ def overview(
             }
         )
     planes = [
-        shown["plane"]._replace(name=f"plane-{i}", title=name)
+        shown["plane"]._replace(name=f"plane-{i}", title=name, see=_unless(shown["plane"].see))
         for i, (name, shown) in enumerate(own.items())
         if "plane" in shown
     ]
@@ -570,12 +573,18 @@ def overview(
         findings=answer_over(alike(settings), grid),
         pictures=shown,
         rest=planes,
+        plane_see=FIGURES["plane"].see,
         settings=lines,
         waiting=list(waiting),
         data=[DATA_SETS.get(name, name) for name in data],
         short=_short_of_seeds(settings, runs),
         named=set().union(*map(_named, reads.values())),
     )
+
+
+def _unless(see: str) -> str:
+    """How to read a plane, where it is not what stands above all of them."""
+    return "" if see == FIGURES["plane"].see else see
 
 
 def _short_of_seeds(settings: Sequence[Setting], runs: Mapping[str, pd.DataFrame]) -> list[str]:

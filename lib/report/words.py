@@ -393,6 +393,23 @@ def tuning_table(tuning: pd.DataFrame) -> pd.DataFrame | str:
     return pd.DataFrame(found)
 
 
+def tried(tuning: pd.DataFrame) -> list[tuple[str, list[tuple[str, str, bool]]]]:
+    """(grid, its settings in order: (the values tried, mean accuracy over all tasks, seeds and what
+    shares the setting, or `failed`; whether it was chosen)) of every grid."""
+    found = []
+    for grid, part in tuning.groupby("grid", sort=False) if len(tuning) else ():
+        options = pd.DataFrame(map(json.loads, part["options"]), index=part.index)
+        varied = [c for c in options.select_dtypes("number") if options[c].nunique() > 1]
+        lines = []
+        for values, rows in part.groupby([options[c] for c in varied], sort=True):
+            words = ", ".join(f"{name} {value:g}" for name, value in zip(varied, values))
+            failed = rows["failed"].notna().any()
+            mean = "failed" if failed else plain(rows["average"].mean())
+            lines.append((words, mean, bool(rows["chosen"].all())))
+        found.append((grid, lines))
+    return found
+
+
 def at_an_end(tuning: pd.DataFrame) -> str:
     """The tuned settings that are the smallest or largest of their grid, beyond which a better one
     may lie; empty if there is none."""

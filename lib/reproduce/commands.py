@@ -70,7 +70,8 @@ def readme(profile: Profile, arguments: argparse.Namespace) -> None:
 
 def repository(profile: Profile, arguments: argparse.Namespace) -> None:
     """Write the public place of the project, `--name OWNER/NAME`, wherever the old one stands:
-    pyproject.toml, badges and clone addresses of notebooks and pages, CITATION.cff. ValueError for
+    pyproject.toml, badges and clone addresses of notebooks (published ones too) and pages,
+    CITATION.cff. ValueError for
     what is no such name."""
     new = arguments.name or ""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", new):
@@ -82,8 +83,9 @@ def repository(profile: Profile, arguments: argparse.Namespace) -> None:
     old = tomllib.loads(settings.read_text())["tool"]["study"]["repository"]
     place = re.compile(rf'(github\.com/|github/|repository = "){re.escape(old)}(?![\w.-])')
     pages = [settings, *map(ROOT.joinpath, ("README.md", "GUIDE.md", "CITATION.cff"))]
+    published = sorted(ROOT.glob("results/published/*/*/notebook.ipynb"))
     changed = []
-    for path in [*pages, *sorted(ROOT.glob("notebooks/*.ipynb"))]:
+    for path in [*pages, *sorted(ROOT.glob("notebooks/*.ipynb")), *published]:
         before = path.read_text()
         after = place.sub(lambda hit: hit[1] + new, before)
         if after != before:

@@ -1,12 +1,13 @@
 """The report: one HTML file for a profile, and over all that are published an overview.
 
-    make report PROFILE=compact     # of the results here, else of the published record
+    make report PROFILE=compact     # of the results here, else of the published tables
     make report                     # of every published profile, and an overview over them
 
-Results here have theirs in results/<profile>/report, the record in results/published/report.
+The first goes to results/<profile>/report, the second to results/published/report.
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def report(profile: Profile, arguments: argparse.Namespace) -> None:
             make_report(profile)
         written = [here / "report/index.html"]
     elif _has_tables(profile):
-        written = [of_published(profile)]
+        place = here / "report/index.html"
+        written = [_write(place, _of_published(profile, place))]
     else:
         raise FileNotFoundError(
             f"no tables of profile {profile.name}: expected {here / 'tables'} (make reproduce "
@@ -47,16 +49,17 @@ def report(profile: Profile, arguments: argparse.Namespace) -> None:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-def of_published(profile: Profile, drawn: dict[str, Picture] | None = None) -> Path:
-    """results/published/report/<profile>.html. drawn: its pictures, if they are drawn already."""
+def _of_published(profile: Profile, place: Path, drawn: dict[str, Picture] | None = None) -> str:
+    """The page of a published profile, as it is to stand in `place`. drawn: its pictures, if they
+    are drawn already."""
     folder = record.PUBLISHED / profile.name
+    notebooks = {name: folder / name / "notebook.ipynb" for name in NOTEBOOKS}
     beside = {
-        name: f"../{profile.name}/{name}/notebook.ipynb"
-        for name in NOTEBOOKS
-        if (folder / name / "notebook.ipynb").exists()
+        name: Path(os.path.relpath(path, place.parent)).as_posix()
+        for name, path in notebooks.items()
+        if path.exists()
     }
-    text = page(folder, name_of(profile), profile.about, beside, drawn)
-    return _write(f"{profile.name}.html", text)
+    return page(folder, name_of(profile), profile.about, beside, drawn)
 
 
 def of_record() -> Iterator[Path]:
@@ -70,16 +73,17 @@ def of_record() -> Iterator[Path]:
     drawn = {}  # once for both
     for setting in settings:
         drawn[setting.name] = pictures(setting.folder, setting.name)
-        yield of_published(load(setting.folder.name), drawn[setting.name])
+        profile = load(setting.folder.name)
+        place = record.PUBLISHED / "report" / f"{profile.name}.html"
+        yield _write(place, _of_published(profile, place, drawn[setting.name]))
     grid = published_grid(record.PUBLISHED)
-    yield _write("index.html", overview(settings, waiting, drawn, grid))
+    yield _write(record.PUBLISHED / "report/index.html", overview(settings, waiting, drawn, grid))
 
 
 def _has_tables(profile: Profile) -> bool:
     return (record.PUBLISHED / profile.name / "tables" / "runs.csv").exists()
 
 
-def _write(name: str, text: str) -> Path:
-    path = record.PUBLISHED / "report" / name
+def _write(path: Path, text: str) -> Path:
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
     return path

@@ -16,27 +16,29 @@ MAIN = re.compile(r"C2-random(?:-(\d+))?")  # the question, at 50 % or at the fr
 
 
 class Unit(NamedTuple):
-    """How an estimate is written: what it is counted in, its factor and format."""
+    """How an estimate is written: what it is counted in, its factor and format; most: what the
+    number itself cannot exceed, either side of zero."""
 
     words: str
     factor: float
     form: str
+    most: float = np.inf
 
     def write(self, value: float) -> str:
         text = f"{self.factor * value:{self.form}}"
         return text if float(text) else text.replace("-", "+" if "+" in self.form else "")
 
 
-POINTS = Unit("points", 100, "+.1f")
+POINTS = Unit("points", 100, "+.1f", 1)
 UNITS = (  # claims by the start of their name; the first that fits; points for all others
     ("C1-", Unit("points for each 10 % frozen", 10, "+.1f")),
     ("C2c-gain", Unit("gained for 1 lost", 1, ".2f")),
     ("C2c-average", Unit("mean rank, 1 is best", 1, ".1f")),
-    ("C4-", Unit("% accuracy", 100, ".1f")),
-    ("C5b", Unit("overlap, 1 is the same choice", 1, ".2f")),
-    ("C5c", Unit("overlap, 1 is the same choice", 1, ".2f")),
-    ("C5", Unit("rank correlation", 1, "+.2f")),
-    ("C6", Unit("rank correlation", 1, "+.2f")),
+    ("C4-", Unit("% accuracy", 100, ".1f", 1)),
+    ("C5b", Unit("overlap, 1 is the same choice", 1, ".2f", 1)),
+    ("C5c", Unit("overlap, 1 is the same choice", 1, ".2f", 1)),
+    ("C5", Unit("rank correlation", 1, "+.2f", 1)),
+    ("C6", Unit("rank correlation", 1, "+.2f", 1)),
 )
 
 
@@ -50,7 +52,8 @@ def bounded(
 ) -> str:
     """`+0.4 [-0.2, +1.1 at 97.5 %]`: a number and its interval, if it has one, with the interval's
     level where the row says it (room's is 95 %) and `level` is asked for, without the unit's
-    words."""
+    words. An interval of two or three seeds may be wider than anything there is to measure: it is
+    said, and its ends are left out."""
     low, high = ("low", "high") if name == "estimate" else (f"{name}_low", f"{name}_high")
     if pd.isna(row[name]):
         return "no common range"
@@ -60,6 +63,8 @@ def bounded(
     at = "" if of is None or not level else f" at {percent(of)}"
     if np.isnan(bounds).any():
         return text
+    if max(-bounds[0], bounds[1]) > unit.most:
+        return f"{text} [wider than the scale{at}]"
     return f"{text} [{', '.join(map(unit.write, bounds))}{at}]"
 
 

@@ -232,7 +232,8 @@ def readouts(table: pd.DataFrame, about: str) -> Figure:
 def grafts(table: pd.DataFrame, about: str) -> Figure:
     """Accuracy on both tasks with a ranking's choice of filters put back into the fine-tuned
     network, means over seeds, a panel for each fraction: small dots are random choices (each the
-    mean of one draw for every seed), the other marks rankings, the three best and the paper's named.
+    mean of one draw for every seed), the other marks rankings, of which the three best and the
+    paper's are named.
 
     table: grafts.csv (seed, lineage, ranking, label, family, fraction, draw, acc1, acc2). Shown are
     the checkpoints that have random choices too; all, if none has."""
