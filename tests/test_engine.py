@@ -141,7 +141,7 @@ def test_alone_a_failure_ends_it_before_the_next_job(tmp_path, monkeypatch):
     monkeypatch.setenv("ENGINE", "here")
     do = partial(noted, folder=tmp_path)
     engine.side_by_side(["a"], do, tmp_path / "log.txt")
-    assert (tmp_path / f"a {os.getpid()}").exists() and engine.at_once("here") == 1
+    assert (tmp_path / f"a {os.getpid()}").exists() and engine.at_once(usual="here") == 1
     with pytest.raises(ValueError, match="bad luck"):
         engine.side_by_side(["bad", "waits", "b"], slowly(do), tmp_path / "log.txt")
     assert not list(tmp_path.glob("b *"))

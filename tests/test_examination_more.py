@@ -420,6 +420,31 @@ def test_what_is_left_after_an_arm_is_read_off_the_very_network_of_its_row(small
     for arm in ("fine-tune", "half", "PackNet"):
         assert found[arm, "as it is"] == rows[arm]["acc1"]
     assert found["PackNet", "both put back"] >= 0 and len(found) == 5 * 5
+    renamed = tuple(
+        a.model_copy(update={"name": "a new name"}) if a.name == "half" else a for a in arms
+    )
+    ways = {row["way"] for row in examined.readout_rows(look.model_copy(update={"arms": renamed}))}
+    assert "a new name" in ways and "half" not in ways  # nothing is run again, and one name shown
+
+
+def test_the_answer_names_a_few_arms_of_many():
+    atlas = pd.DataFrame(
+        {"seed": 1, "ranking": r, "label": r.upper(), "spearman": value, "ceiling": 0.9}
+        for r, value in {"mse": 0.01, "fisher": 0.3}.items()
+    )
+    ways = {"before": 0.6, "fine-tune": 0.3, "all frozen": 0.5, "a": 0.4, "b": 0.45}
+    readouts = pd.DataFrame(
+        {"way": way, "readout": readout, "acc1": acc1 + more}
+        for way, acc1 in ways.items()
+        for readout, more in (("as it is", 0), ("linear probe", 0.1))
+    )
+    last = words.answer_examined(atlas, readouts).splitlines()[-1]
+    assert last == (
+        "Accuracy on task 1, as it is and by a linear probe: before .600 and .700; fine-tune .300 "
+        "and .400; all frozen .500 and .600; a probe finds least after fine-tune (.400)."
+    )
+    few = readouts[readouts["way"].isin(["before", "fine-tune"])]
+    assert "least" not in words.answer_examined(atlas, few)
 
 
 def test_arms_to_examine_are_the_profile_s_own(tmp_path):

@@ -890,13 +890,19 @@ def test_a_browser_shows_the_pages_without_complaint(compact, tmp_path):
     pages = {"compact": compact}
     setting = page.Setting(RECORD, "compact, one head", "about", "compact.html")
     pages["index"] = page.overview([setting])
+    for name, text in pages.items():
+        (tmp_path / f"{name}.html").write_text(text)
+    committed = (record.PUBLISHED / "report").glob("*.html")
+    files = {
+        **{f"{p.stem} as committed": p for p in committed},
+        **{n: tmp_path / f"{n}.html" for n in pages},
+    }
     with Browser(tmp_path) as browser:
-        for name, text in pages.items():
-            (tmp_path / f"{name}.html").write_text(text)
+        for name, path in files.items():
             for width in (1200, 390):
                 found = set()
                 for dark in (False, True):
-                    browser.open(tmp_path / f"{name}.html", width, dark)
+                    browser.open(path, width, dark)
                     assert browser.run("document.documentElement.scrollWidth") <= width
                     for script in (WIDE.format(width), CUT, DEAD, BLIND):
                         assert browser.run(script) == [], (name, width, dark)

@@ -192,7 +192,7 @@ FIGURES = {  # in the order of the study's questions
 }
 DATA_SETS = {"cifar100": "CIFAR-100", "digits": "digits (a demonstration)"}
 FIRST = ("forest", "over_epochs", "saliency_gallery", "filter_grid", "best_and_worst")
-SVG_AT_MOST = 130_000  # bytes; above this a PNG is taken, if it is smaller
+SVG_AT_MOST = 100_000  # bytes; above this a WebP is taken, if it is smaller
 DOWNLOADS = (
     "claims",
     "claims_examined",
@@ -350,9 +350,9 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def _picture(path: Path, name: str, shown: Shown, says: str) -> Picture:
-    """A plot: the SVG beside a PNG if it is small, else the smaller of the two, the PNG in 256
-    colours. A gallery, which has no SVG: a photograph at the size it is shown in, since its pixels
-    are larger than the screen's. Sizes are the PNG's, as if it had 100 pixels an inch."""
+    """A plot: the SVG beside a PNG if it is small, else the smaller of the SVG and a WebP. A
+    gallery, which has no SVG: a photograph at the size it is shown in, since its pixels are larger
+    than the screen's. Sizes are the PNG's, as if it had 100 pixels an inch."""
     vector = path.with_suffix(".svg")
     with Image.open(path) as image:
         scale = 100 / round(image.info.get("dpi", (100, 100))[0])
@@ -362,8 +362,8 @@ def _picture(path: Path, name: str, shown: Shown, says: str) -> Picture:
         else:
             content, kind = vector.read_bytes(), "image/svg+xml"
             if len(content) > SVG_AT_MOST:
-                flat = figures.shrunk(image, image.size)
-                content, kind = min((content, kind), (flat, "image/png"), key=lambda c: len(c[0]))
+                flat = figures.flattened(image)
+                content, kind = min((content, kind), (flat, "image/webp"), key=lambda c: len(c[0]))
     src = data_uri(content, kind)
     more = (shown.title, src, width, height, shown.alt, says, shown.see, vector.exists())
     return Picture(name, *more)

@@ -533,12 +533,17 @@ def foretells_best(atlas: pd.DataFrame) -> pd.Series:
 
 def answer_examined(atlas: pd.DataFrame, readouts: pd.DataFrame) -> str:
     """What the explanations tell in words: the paper's ranking, the best one that has not measured
-    the damage itself, and the ceiling; and what a linear probe finds of task 1 after round 2."""
+    the damage itself, and the ceiling; and what a linear probe finds of task 1 before round 2,
+    after the first two arms of the table, and where it finds least (its figure shows all)."""
     ours = atlas[atlas["ranking"] == paper.RANKING]["spearman"].mean()
     best, seeds = foretells_best(atlas), atlas["seed"].nunique()
     left = readouts.groupby(["way", "readout"], sort=False)["acc1"].mean().unstack(sort=False)
     now, probe = left.columns[0], left.columns[-1]
-    kept = "; ".join(f"{way} {plain(x[now])} and {plain(x[probe])}" for way, x in left.iterrows())
+    first, after = left.head(3), left.iloc[1:]
+    kept = "; ".join(f"{way} {plain(x[now])} and {plain(x[probe])}" for way, x in first.iterrows())
+    if len(after) > 2:
+        lost = after[probe].idxmin()
+        kept += f"; a probe finds least after {lost} ({plain(left.loc[lost, probe])})"
     return (
         "Rank correlation of the score with the damage of switching the filter off, mean of layers "
         f"({seeds} seed{'s' if seeds > 1 else ''}): MSE {plain(ours)}; the best ranking that does "

@@ -261,7 +261,8 @@ def complexity(profile: Profile, seed: int) -> dict:
 
 def retrained_key(profile: Profile, seed: int) -> dict:
     """What the two networks after round 2 depend on (the recipe is in task 1's key)."""
-    return {"science": SCIENCE["retrained"], "task1": task1_key(profile, seed)}
+    key = {"science": SCIENCE["retrained"], "task1": task1_key(profile, seed)}
+    return {**key, **versions(freeze=Freeze.version)}
 
 
 @product(retrained_key, needs=("task1",), parts=_if_examined, filetype=CHECKPOINT)
@@ -377,9 +378,10 @@ def _chosen(profile: Profile, seed: int, name: str, fraction: float, draw: int |
 
 
 def _rows(
-    profile: Profile, kind: str, name: str = "rows", label: bool = False
+    profile: Profile, kind: str, name: str = "rows", label: bool = False, column: str = ""
 ) -> list[dict[str, Any]]:
-    """Rows of all examined seeds (and, with `label`, all rankings) that are in the store."""
+    """Rows of all examined seeds (and, with `label`, all rankings) that are in the store;
+    column: the one that says of which part of the product they are, if any."""
     rows = []
     for seed in examined_seeds(profile):
         for part in PRODUCTS[kind].parts(profile, seed):
@@ -390,7 +392,8 @@ def _rows(
             if label:
                 r = RANKINGS[part]
                 about |= {"ranking": part, "label": r.label, "family": r.family}
-            rows += [{**about, **row} for row in found[name]]
+            named = {column: part} if column else {}
+            rows += [{**about, **row, **named} for row in found[name]]
     return rows
 
 
@@ -462,7 +465,8 @@ def complexity_rows(profile: Profile) -> list[dict]:
 
 def readout_rows(profile: Profile) -> list[dict]:
     """readouts.csv: seed, lineage, way (before round 2, or an arm), readout, acc1."""
-    return _rows(profile, "readouts") + _rows(profile, "left")
+    left = _rows(profile, "left", column="way")  # as the arm is called today
+    return _rows(profile, "readouts") + left
 
 
 def graft_rows(profile: Profile) -> list[dict]:

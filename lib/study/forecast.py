@@ -32,7 +32,7 @@ def forecast(profile: Profile, workers: int | None = None) -> str:
         head += f", {again} network{'s' * (again > 1)} trained again to be examined"
     if not todo:
         return head
-    side, seconds = min(at_once(profile.engine, workers), len(todo)), _seconds(profile.name)
+    side, seconds = min(at_once(workers, profile.engine), len(todo)), _seconds(profile.name)
     if seconds.empty:
         took = "how long they take is not known"
     else:

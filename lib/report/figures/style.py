@@ -105,6 +105,15 @@ def shrunk(image: Image.Image, size: tuple[int, int]) -> bytes:
     return found.getvalue()
 
 
+def flattened(image: Image.Image) -> bytes:
+    """A plot as a WebP of its own size, in 256 colours, none of which is changed: a quarter of the
+    PNG."""
+    found = BytesIO()
+    few = image.convert("RGB").quantize(256).convert("RGB")
+    few.save(found, "WEBP", lossless=True, quality=80, method=4)
+    return found.getvalue()
+
+
 def pictured(image: Image.Image, size: tuple[int, int]) -> bytes:
     """A WebP of another size, for pages that show many small photographs."""
     found = BytesIO()

@@ -38,7 +38,7 @@ def chosen(usual: str = "local", workers: int | None = None) -> str:
     return name
 
 
-def at_once(usual: str = "local", workers: int | None = None) -> int:
+def at_once(workers: int | None = None, usual: str = "local") -> int:
     """How many jobs are done at a time, as far as this machine decides it."""
     return 1 if chosen(usual, workers) == "here" else default_workers(workers)
 
