@@ -473,7 +473,7 @@ def test_what_explanations_tell_is_said_of_the_setting_with_most_examined_seeds(
     assert "In wide (2 seeds) its rank correlation" in scores
     assert "is +0.01 [-0.02, +0.04 at 95 %]" in scores and "that of FISHER" in scores
     assert "measure the damage, +0.30; that of the same damage on other images +0.90." in scores
-    assert "Of 2 other rankings, each with 75 % of a layer frozen, 1 keeps more" in scores
+    assert "Of 2 other rankings, each with 75 % of a layer frozen (n = 3), 1 keeps more" in scores
     assert "freezing, by +5.0 [+5.0, +5.0] (fisher) points; averaged over both tasks" in scores
     assert "tasks none does (95 %" in scores
     assert "falls from .600 to .300; a linear probe on the features finds .610 before" in probe

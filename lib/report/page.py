@@ -531,7 +531,8 @@ def overview(
             if name in theirs and name not in shown:
                 says = f"In {whose}: {theirs[name].says}" if theirs[name].says else ""
                 shown[name] = theirs[name]._replace(says=says)
-    for name, found in (("forest", common_forest(alike(settings))), ("readings", grid)):
+    read = (grid[0], "") if grid else None  # what it tells stands among the findings
+    for name, found in (("forest", common_forest(alike(settings))), ("readings", read)):
         if found:
             shown[name] = _drawn(name, *found)
     lines = []

@@ -77,18 +77,24 @@ def _of_rankings(runs: pd.DataFrame) -> str:
         sorted((a for a in others if found[a][1] > 0), key=lambda a: -found[a][0])
         for found in apart.values()
     )
-    first = [
-        f"{POINTS.write(mean)} [{POINTS.write(low)}, {POINTS.write(high)}] "
-        f"({arm.removesuffix(f' {percent(share)}')})"
-        for arm, (mean, low, high, _) in ((arm, apart["acc1"][arm]) for arm in more[:NAMED])
-    ]
-    most = "by at most " if len(more) > NAMED else "by "
-    named = f", {most}{listed(first)} points" if more else ""
+
+    def named(column: str, found: list[str]) -> str:
+        first = [
+            f"{POINTS.write(mean)} [{POINTS.write(low)}, {POINTS.write(high)}] "
+            f"({arm.removesuffix(f' {percent(share)}')})"
+            for arm, (mean, low, high, _) in ((arm, apart[column][arm]) for arm in found[:NAMED])
+        ]
+        most = "by at most " if len(found) > NAMED else "by "
+        return f", {most}{listed(first)} points" if found else ""
+
+    seeds = {found[-1] for of in apart.values() for found in of.values()}
+    n = f"n = {min(seeds)}" + (f" to {max(seeds)}" if len(seeds) > 1 else "")
     return (
-        f" Of {len(others)} other rankings, each with {percent(share)} of a layer frozen, "
+        f" Of {len(others)} other rankings, each with {percent(share)} of a layer frozen ({n}), "
         f"{len(more) or 'none'} keep{'s' * (len(more) < 2)} more of the first task than random "
-        f"freezing{named}; averaged over both tasks {len(both) or 'none'} "
-        f"do{'es' * (len(both) < 2)} (95 % intervals, not corrected for their number)."
+        f"freezing{named('acc1', more)}; averaged over both tasks {len(both) or 'none'} "
+        f"do{'es' * (len(both) < 2)}{named('average', both)} (95 % intervals, not corrected for "
+        "their number)."
     )
 
 
