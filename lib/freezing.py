@@ -154,22 +154,28 @@ def iou(a: Masks, b: Masks) -> float:
     return both / either if either else 1.0
 
 
+def pack(mask: Tensor) -> str:
+    """bool (F,) as hexadecimal text, eight filters to two digits, the first filter the highest
+    bit."""
+    return np.packbits(mask.cpu().numpy()).tobytes().hex()
+
+
+def unpack(text: str, filters: int) -> Tensor:
+    """The inverse of `pack`: bool (F,)."""
+    return torch.from_numpy(
+        np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:filters].astype(bool)
+    )
+
+
 def packed(masks: Masks) -> dict[str, str]:
-    """A mask in few letters: {layer: "<filters>:<bits as hex>"}."""
-    return {
-        layer: f"{len(m)}:{np.packbits(m.cpu().numpy()).tobytes().hex()}"
-        for layer, m in masks.items()
-    }
+    """A choice in few letters: {layer: "<filters>:<pack>"}."""
+    return {layer: f"{len(mask)}:{pack(mask)}" for layer, mask in masks.items()}
 
 
 def unpacked(words: Mapping[str, str]) -> Masks:
     """What was `packed`."""
-    found = {}
-    for layer, text in words.items():
-        filters, _, bits = text.partition(":")
-        data = np.frombuffer(bytes.fromhex(bits), np.uint8)
-        found[layer] = torch.from_numpy(np.unpackbits(data, count=int(filters)).astype(bool))
-    return found
+    parts = {layer: text.partition(":") for layer, text in words.items()}
+    return {layer: unpack(bits, int(filters)) for layer, (filters, _, bits) in parts.items()}
 
 
 # --- holding them still ---------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from lib.report.claims import CLAIMS, COLUMNS, OVERLAPS, claims, read_at
 from lib.report.statistics import interval, prediction_interval, summary
 from lib.report.words import classes_per_task, paper_tables
 from lib.study.profile import ROOT, load
+from lib.study.store import read_table
 from tests.made_up import JITTER, arm_rows, controls, freeze_rows, joint_accuracy, overlaps, study
 
 
@@ -396,7 +397,7 @@ def published(profile, name):
 
 def recorded(profile):
     """The tables of a published profile, as a notebook reads them."""
-    return [pd.read_csv(published(profile, name)) for name in NAMES]
+    return [read_table(published(profile, name)) for name in NAMES]
 
 
 def as_csv(frame):

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.methods.freeze import pack
+from lib.freezing import pack
 from lib.ranking import RANKINGS
 from lib.report import explorer, session
 from lib.study import live, showcase
 from lib.study.profile import ROOT, load
-from lib.study.store import SHOWCASE, file_hash
+from lib.study.store import SHOWCASE, file_hash, read_table
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def record(show):
 
 def published(show, name: str) -> pd.DataFrame:
     """The rows of the record that are about the shipped checkpoint, read anew."""
-    table = pd.read_csv(ROOT / "results/published" / show.about["profile"] / f"tables/{name}.csv")
+    table = read_table(ROOT / "results/published" / show.about["profile"] / f"tables/{name}.csv")
     return table[
         (table["seed"] == show.about["seed"]) & (table["lineage"] == show.about["lineage"])
     ]

@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 import torch
 
-from lib.methods import METHODS, unpack
+from lib.freezing import unpack
+from lib.methods import METHODS
 from lib.network import conv_layers
 from lib.ranking import RANKINGS
 from lib.study.arms import check

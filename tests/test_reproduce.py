@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib.methods.freeze import pack
+from lib.freezing import pack
 from lib.report import explorer, session
 from lib.report.figures import use_style
 from lib.report.page import FIGURES
@@ -278,7 +278,7 @@ def test_a_seed_of_one_s_own_is_shown_and_shipped(smoke, tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS", str(smoke))
     profile, tables = load("smoke"), smoke / "smoke/tables"
     show = showcase.here(profile, 1)
-    masks = pd.read_csv(tables / "masks.csv", dtype={"mask": str})
+    masks = store.with_parts(pd.read_csv(tables / "masks.csv", dtype={"mask": str}))
     masks = masks[(masks["arm"] == "MSE 50 %") & (masks["seed"] == 1)].set_index("layer")["mask"]
     assert {k: pack(m) for k, m in show.choice("mse", 0.5).items()} == masks.to_dict()
     panel = explorer.choices(show, explorer.record_of(show), ranking="pearson")

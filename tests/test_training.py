@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from lib import kernels, training
 from lib.data import split_tasks
 from lib.evaluation import confusion, evaluate, measure, predict
-from lib.freezing import frozen
+from lib.freezing import frozen, pack, unpack
 from lib.methods import (
     LINE_POINTS,
     Context,
@@ -25,8 +25,6 @@ from lib.methods import (
     RecordPath,
     frozen_fraction,
     interpolate,
-    pack,
-    unpack,
 )
 from lib.network import conv_layers, vgg16
 from lib.precision import autocast, resolve_precision

@@ -8,7 +8,7 @@ A new method is one class (see `lib.methods.registry`) and one line of a profile
 
 from lib.methods.distillation import LwF
 from lib.methods.finetune import LINE_POINTS, TRACE_STEPS, FineTune, interpolate
-from lib.methods.freeze import Freeze, frozen_fraction, pack, unpack
+from lib.methods.freeze import Freeze, frozen_fraction
 from lib.methods.layers import FreezeLayers, Nguyen, Only
 from lib.methods.merging import Merge, MergeFisher, MergeRanking
 from lib.methods.packnet import PackNet
@@ -47,6 +47,4 @@ __all__ = [
     "frozen_fraction",
     "interpolate",
     "method",
-    "pack",
-    "unpack",
 ]

@@ -3,8 +3,6 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lib import freezing
@@ -120,21 +118,8 @@ def mask_row(layer: str, mask: Tensor) -> dict:
         "filters": len(mask),
         "frozen": int(mask.sum()),
         "fraction": freezing.realised({layer: mask})["all"],
-        "mask": pack(mask),
+        "mask": freezing.pack(mask),
     }
-
-
-def pack(mask: Tensor) -> str:
-    """bool (F,) as hexadecimal text, eight filters to two digits, the first filter the highest
-    bit."""
-    return np.packbits(mask.cpu().numpy()).tobytes().hex()
-
-
-def unpack(text: str, filters: int) -> Tensor:
-    """The inverse of `pack`: bool (F,)."""
-    return torch.from_numpy(
-        np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:filters].astype(bool)
-    )
 
 
 def frozen_fraction(model: nn.Module, method: Method) -> float:

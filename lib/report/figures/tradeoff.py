@@ -162,14 +162,17 @@ def _inside(mark: Mark, box) -> bool:
 
 
 def _draw_notes(ax, marks: Sequence[Mark]) -> None:
-    """The fraction beside the marks that have it: once, where they lie so close that their numbers
-    would cover each other, else beside each."""
+    """The fraction beside the marks that have it: once, below and left of all that lie so close
+    that their numbers would cover each other."""
     size = np.array([np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())])
     for note in dict.fromkeys(mark.note for mark in marks if mark.note):
-        places = np.array([mark.place for mark in marks if mark.note == note])
-        close = (np.ptp(places, axis=0) / size < TOGETHER).all()
-        where = [places.min(axis=0)] if close else places  # below and left of all of them
-        for place in where:
+        groups: list[list[np.ndarray]] = []
+        for place in (np.array(mark.place) for mark in marks if mark.note == note):
+            near = [g for g in groups if any((abs(place - p) < TOGETHER * size).all() for p in g)]
+            groups = [g for g in groups if not any(g is n for n in near)]
+            groups.append([place, *(p for g in near for p in g)])
+        for group in groups:
+            place = np.min(group, axis=0)
             ax.annotate(
                 note,
                 place,
