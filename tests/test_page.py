@@ -18,6 +18,7 @@ from lib.reproduce import __main__ as reproduce
 from lib.reproduce import record
 from lib.study import arms as arms_room
 from lib.study.profile import load
+from lib.study.store import as_written, read_table
 from tests.browser import CHROMIUM, Browser
 from tests.made_up import controls, joint_accuracy, overlaps, study
 
@@ -447,7 +448,6 @@ def test_what_explanations_tell_is_said_of_the_setting_with_most_examined_seeds(
             )
             for seed in (1, 2)
         ),
-        "rankings": atlas[["ranking", "label"]].drop_duplicates(),
         "readouts": pd.DataFrame(
             {"way": way, "readout": readout, "acc1": acc1}
             for way, both in left.items()
@@ -786,10 +786,12 @@ def test_names_are_text_whatever_they_hold(tmp_path, monkeypatch):
         "paper_tables": ["arm"],
     }.items():
         path = tmp_path / "tables" / f"{table}.csv"
-        frame = pd.read_csv(path)
+        frame = read_table(path)
         for column in columns:
             frame[column] = frame[column].replace(frame[column].iloc[0], evil)
-        frame.to_csv(path, index=False)
+        if "run" in frame:
+            frame["run"] = frame[["arm", "seed", "lineage"]].astype(str).agg("/".join, axis=1)
+        path.write_text(as_written(frame))
     text = page.page(tmp_path, f"mine {evil}", evil, {evil: "a.html"})
     assert "<b>&" not in text and text.count("&lt;b&gt;&amp;$x_{$") > 8
     assert Parts(text).open == []

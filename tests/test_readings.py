@@ -253,7 +253,7 @@ def test_a_published_grid_is_in_the_overview_and_in_the_answer_but_is_no_setting
     said = "Of 2 readings of the paper (compact network, 60 % of"
     assert (grid := page.published_grid(tmp_path))[1].startswith(said)
     text = page.overview([], grid=grid)
-    assert text.count(said) == 2 and 'id="figure-readings"' in text  # the answer, the caption
+    assert text.count(said) == 1 and 'id="figure-readings"' in text
     assert 'id="readings"' not in page.overview([])
     assert readme._answer(tmp_path) == f"{readme.NOTHING}\n"
 

@@ -11,6 +11,7 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -22,8 +23,10 @@ from lib.study.store import (
     JSON,
     FileType,
     Store,
+    as_written,
     file_hash,
     provenance,
+    read_table,
     results_dir,
     rows,
     write_atomically,
@@ -393,3 +396,18 @@ def test_rows_are_read_from_a_run_here_else_from_the_published_record(tmp_path, 
     assert results_dir("mine") == tmp_path / "results" / "mine" and rows("mine")[
         "acc1"
     ].tolist() == [1]
+
+
+def test_a_table_of_many_rows_a_run_holds_its_parts_once_in_the_file(tmp_path):
+    rows = [
+        {"run": f"{arm}/{seed}/{lineage}", "arm": arm, "seed": seed, "lineage": lineage, "acc": 0.5}
+        for arm, seed, lineage in (("a/b", 3, "012345678901"), ("None", 12, "scratch"))
+    ]
+    path = tmp_path / "accuracy.csv"
+    path.write_text(as_written(pd.DataFrame(rows)))
+    assert path.read_text() == "run,acc\na/b/3/012345678901,0.5\nNone/12/scratch,0.5\n"
+    back = read_table(path)[["run", "arm", "seed", "lineage", "acc"]]
+    assert back.to_dict("records") == rows
+    plain = pd.DataFrame(rows).drop(columns="run")
+    path.write_text(as_written(plain))  # a table of runs has its own columns
+    assert list(read_table(path)) == list(plain)

@@ -23,6 +23,7 @@ from lib.study.profile import ROOT, Profile, load
 from lib.study.store import (
     JSON,
     SHOWCASE,
+    as_written,
     file_hash,
     provenance,
     read_table,
@@ -54,9 +55,8 @@ class Session:
         """Write `tables/<name>.csv` and return it as read back: what is shown is what is on
         disk."""
         path = self.results / "tables" / f"{name}.csv"
-        write_atomically(
-            path, lambda p: pd.DataFrame(rows).to_csv(p, index=False, lineterminator="\n")
-        )
+        text = as_written(pd.DataFrame(rows))
+        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
         self._note(path)
         return read_table(path)
 

@@ -18,7 +18,7 @@ import pandas as pd
 from lib.report import claims, figures, power, readings, statistics, words
 from lib.reproduce.record import PUBLISHED, restore
 from lib.study.profile import Profile
-from lib.study.store import read_table, with_parts, write_atomically
+from lib.study.store import as_written, read_table, with_parts, write_atomically
 
 # tables of all seeds that `lib.study.tables` makes from published products
 PER_SEED = ("task1", "accuracy_task1", "per_class", "pairings", "overlap")
@@ -118,7 +118,7 @@ def made_anew(profile: Profile, folder: Path) -> dict[Path, bytes]:
 
 
 def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, lineterminator="\n").encode()
+    return as_written(table).encode()
 
 
 def _through_csv(table: pd.DataFrame) -> pd.DataFrame:

@@ -430,6 +430,12 @@ def with_parts(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(arm=arm, seed=seed.astype(int), lineage=lineage)
 
 
+def as_written(table: pd.DataFrame) -> str:
+    """A table as CSV: what `read_table` reads, without the parts of `run`."""
+    parts = [c for c in ("arm", "seed", "lineage") if "run" in table and c in table]
+    return table.drop(columns=parts).to_csv(index=False, lineterminator="\n")
+
+
 def rows(profile: str, table: str = "runs") -> pd.DataFrame:
     """A table of a profile's results (`runs`, `accuracy`, `claims`, ...): a run here, else the
     published record."""

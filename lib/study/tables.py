@@ -45,7 +45,10 @@ def collect(profile: Profile) -> dict[str, list[dict]]:
         )
         for name, rows in product.items():
             if name != "row":
-                tables.setdefault(name, []).extend({"run": run_id, **row} for row in rows)
+                tables.setdefault(name, []).extend(
+                    {"run": run_id, "arm": arm, "seed": seed, "lineage": lineage, **row}
+                    for row in rows
+                )
         tables["timing"].append({"run": run_id, "kind": "run", **_cost(meta)})
     return {**tables, "arms": table(profile)}
 

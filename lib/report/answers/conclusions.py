@@ -151,13 +151,13 @@ def _of_atlas(claims: pd.DataFrame) -> str:
     return _of_examined(claims, "C5", words)
 
 
-def of_choices(table: pd.DataFrame, rankings: pd.DataFrame, fraction: float = 0.5) -> str:
+def of_choices(table: pd.DataFrame, atlas: pd.DataFrame, fraction: float = 0.5) -> str:
     """Whose choice is nearest to the paper's ranking's, and how far that is from the choice of
     those filters that matter most."""
     square = as_square(table, fraction)
     if RANKING not in square or MEASURED not in square:
         return ""
-    labels = dict(zip(rankings["ranking"], rankings["label"]))
+    labels = dict(zip(atlas["ranking"], atlas["label"]))
     near = square[RANKING].drop(RANKING).nlargest(3)
     next_to, seeds = square[MEASURED].drop(MEASURED), table["seed"].nunique()
     return (
@@ -260,7 +260,7 @@ TOLD = {  # figure -> its tables, and what tells of them
     "filter_grid": (("noise_reliability",), _of_filters),
     "realised": (("realised",), _of_budget),
     "atlas": (("claims_examined",), _of_atlas),
-    "choices": (("choices", "rankings"), of_choices),
+    "choices": (("choices", "atlas"), of_choices),
     "reliability": (("claims_examined", "reliability"), _of_reliability),
     "sanity": (("randomisation", "deletion"), _of_sanity),
     "readouts": (("readouts",), _of_readouts),

@@ -52,7 +52,7 @@ def _of_scores(name: str, claims: pd.DataFrame, atlas: pd.DataFrame) -> str:
 def _of_choices(read: Read) -> list[str]:
     """Which rankings choose what the paper's does; nothing in a record older than that table."""
     try:
-        told = of_choices(read("choices"), read("rankings"))
+        told = of_choices(read("choices"), read("atlas"))
     except FileNotFoundError:
         return []
     return [f"Do rankings choose the same filters? {told}"] if told else []

@@ -157,7 +157,7 @@ def from_tables(
         (
             "choices",
             table("choices"),
-            lambda t: choices(t, rankings, of_examined(runs, t)),
+            lambda t: choices(t, table("atlas"), of_examined(runs, t)),
         ),
         (
             "sanity",

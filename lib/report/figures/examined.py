@@ -73,21 +73,19 @@ def atlas(table: pd.DataFrame, about: str) -> Figure:
     return figure
 
 
-def choices(
-    table: pd.DataFrame, rankings: pd.DataFrame, about: str, fraction: float = 0.5
-) -> Figure:
+def choices(table: pd.DataFrame, atlas: pd.DataFrame, about: str, fraction: float = 0.5) -> Figure:
     """Overlap (IoU) of the filters that every two rankings choose, mean over seeds. Rankings that
     choose alike stand together (average linkage); chance, two random choices, is marked on the
     scale.
 
     table: choices.csv (seed, fraction, ranking, other, iou; empty where one ranking alone is
-    examined); rankings: ranking, label."""
+    examined); atlas: ranking, label."""
     if table.empty:
         figure, ax = new(5, 1)
         ax.set_axis_off()
         ax.text(0.5, 0.5, "one ranking: nothing to compare it with", ha="center", va="center")
         return figure
-    labels = dict(zip(rankings["ranking"], rankings["label"]))
+    labels = dict(zip(atlas["ranking"], atlas["label"]))
     square = as_square(table, fraction)
     apart = squareform(1 - square.to_numpy(), checks=False)
     order = leaves_list(linkage(apart, "average")) if len(square) > 2 else range(len(square))
