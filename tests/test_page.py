@@ -704,7 +704,8 @@ def test_committed_pages_are_small_and_the_main_setting_shows_every_picture():
     assert all(path.stat().st_size < MOST for path in pages.values())
     main = pages["compact_two_heads"].read_text()
     assert all(f'id="figure-{name}"' in main for name in set(page.FIGURES) - {"readings"})
-    assert main.count("data:image/webp") == 5  # the galleries
+    assert main.count('<div class="gallery"><img src="data:image/webp') == 5
+    assert "data:image/png" not in main  # four times as large
 
 
 def test_the_page_of_the_record_holds_everything_in_one_file(compact):

@@ -18,6 +18,7 @@ from lib.study.keys import LATER, fields, seed_in, versions
 from lib.study.products import overlap_key, store
 from lib.study.profile import Arm, Examine, load
 from lib.study.runs import run_key
+from lib.study.store import as_written
 from lib.study.tables import collect
 
 PUBLISHED = sorted(path.parent.name for path in record.PUBLISHED.glob("*/runs"))
@@ -82,14 +83,13 @@ def test_every_published_row_is_found_under_its_key(restored, name):
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_the_tables_of_the_record_follow_from_its_rows(restored, name, tmp_path):
+def test_the_tables_of_the_record_follow_from_its_rows(restored, name):
     tables = collect(restored(name))
     for table in ("runs", "accuracy", "trajectory", "masks", "timing", "arms"):
         there = record.PUBLISHED / name / "tables" / f"{table}.csv"
         if (record.PUBLISHED / name / "tables").exists():
-            made = tmp_path / f"{table}.csv"
-            pd.DataFrame(tables[table]).to_csv(made, index=False, lineterminator="\n")
-            assert made.read_bytes() == there.read_bytes(), table
+            made = as_written(pd.DataFrame(tables[table]))
+            assert made.encode() == there.read_bytes(), table
 
 
 @pytest.mark.parametrize("name", GRIDS)
