@@ -464,8 +464,8 @@ def test_what_explanations_tell_is_said_of_the_setting_with_most_examined_seeds(
     assert choices == (
         "Do rankings choose the same filters? With 50 % chosen, MSE's choice overlaps most with "
         "those called FISHER (0.40) and ABLATION_DAMAGE (0.34); with the filters whose ablation "
-        "does most damage at 0.34, where two random choices overlap at 0.33. Nearest to those comes "
-        "FISHER (0.60; 2 seeds)."
+        "does most damage at 0.34, where two random choices overlap at 0.33. Nearest to those "
+        "comes FISHER (0.60; 2 seeds)."
     )
     older = tables | {"choices": None}  # a record older than that table
     read = lambda name: nothing(name) if older.get(name) is None else older[name]  # noqa: E731

@@ -162,8 +162,8 @@ def of_choices(table: pd.DataFrame, atlas: pd.DataFrame, fraction: float = 0.5) 
     next_to, seeds = square[MEASURED].drop(MEASURED), table["seed"].nunique()
     return (
         f"With {100 * fraction:.0f} % chosen, MSE's choice overlaps most with those called "
-        f"{listed([f'{labels[name]} ({value:.2f})' for name, value in near.items()])}; with "
-        f"the filters whose ablation does most damage at {square.loc[RANKING, MEASURED]:.2f}, where "
+        f"{listed([f'{labels[name]} ({value:.2f})' for name, value in near.items()])}; with the "
+        f"filters whose ablation does most damage at {square.loc[RANKING, MEASURED]:.2f}, where "
         f"two random choices overlap at {fraction / (2 - fraction):.2f}. Nearest to those comes "
         f"{labels[next_to.idxmax()]} ({next_to.max():.2f}; {seeds} seed{'s' * (seeds > 1)})."
     )
