@@ -157,6 +157,9 @@ def copy(tmp_path, monkeypatch):
     for name in ("pyproject.toml", "README.md", "GUIDE.md", "CITATION.cff"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    executed = tmp_path / "results/published/quick/01_train_task1/notebook.ipynb"
+    executed.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "notebooks/01_train_task1.ipynb", executed)
     monkeypatch.setattr(commands, "ROOT", tmp_path)
     return tmp_path
 
@@ -166,7 +169,9 @@ def test_the_repository_is_named_everywhere_in_one_step(copy, capsys):
     old, new = readme.repository(), "some-one/a.study"
     assert reproduce.main(["repository", "--name", new]) == 0
     places = re.compile(r"(?:github\.com|colab\.research\.google\.com/github)/([\w.-]+/[\w.-]+)")
-    for path in [*copy.glob("notebooks/*"), *map(copy.joinpath, ("README.md", "CITATION.cff"))]:
+    notebooks = [*copy.glob("notebooks/*"), *copy.glob("results/published/*/*/*.ipynb")]
+    assert len(notebooks) == len([*(ROOT / "notebooks").glob("*.ipynb")]) + 1  # a published one
+    for path in [*notebooks, *map(copy.joinpath, ("README.md", "CITATION.cff"))]:
         found = set(places.findall(path.read_text()))
         assert new in found and old not in found, path.name
     badges = [p.name for p in copy.glob("notebooks/*.ipynb")]

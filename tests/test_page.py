@@ -336,6 +336,30 @@ def test_packnet_alone_is_told_the_task_where_the_head_is_shared(heads, told):
     assert [row["arm"] for row in rows if row["told_task"]] == told
 
 
+def test_every_strength_that_was_tried_is_told_by_hand():
+    def run(grid, average, chosen, **options):
+        failed = None if average else "diverged"
+        row = {"grid": grid, "options": json.dumps(options), "average": average or np.nan}
+        return row | {"failed": failed, "chosen": chosen}
+
+    rows = [
+        run("soft", 0.5, False, ranking="mse", strength=10),
+        run("soft", 0.3, False, ranking="random", strength=10),
+        run("soft", 0.6, True, ranking="mse", strength=2),
+        run("soft", 0.4, True, ranking="random", strength=2),
+        run("EWC", 0.7, True, fisher="exact", images=1000, strength=1),
+        run("EWC", 0.5, False, fisher="exact", images=1000, strength=100),
+        run("EWC", None, False, fisher="exact", images=1000, strength=100),
+        run("alone", 0.7, True, images=5, strength=3),
+    ]
+    assert words.tried(pd.DataFrame(rows)) == [
+        ("soft", [("strength 2", ".500", True), ("strength 10", ".400", False)]),
+        ("EWC", [("strength 1", ".700", True), ("strength 100", "failed", False)]),
+        ("alone", [("strength 3", ".700", True)]),
+    ]
+    assert words.tried(pd.DataFrame()) == []
+
+
 def test_a_setting_at_an_end_of_its_grid_is_said_to_be():
     def grid(name, taken, values, **more):
         return [

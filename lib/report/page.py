@@ -531,8 +531,8 @@ def overview(
             if name in theirs and name not in shown:
                 says = f"In {whose}: {theirs[name].says}" if theirs[name].says else ""
                 shown[name] = theirs[name]._replace(says=says)
-    read = (grid[0], "") if grid else None  # what it tells stands among the findings
-    for name, found in (("forest", common_forest(alike(settings))), ("readings", read)):
+    silent = (grid[0], "") if grid else None  # what it tells stands among the findings
+    for name, found in (("forest", common_forest(alike(settings))), ("readings", silent)):
         if found:
             shown[name] = _drawn(name, *found)
     lines = []
@@ -550,7 +550,9 @@ def overview(
             }
         )
     planes = [
-        shown["plane"]._replace(name=f"plane-{i}", title=name, see=_unless(shown["plane"].see))
+        shown["plane"]._replace(
+            name=f"plane-{i}", title=name, see=_of_this_plane(shown["plane"].see)
+        )
         for i, (name, shown) in enumerate(own.items())
         if "plane" in shown
     ]
@@ -583,8 +585,8 @@ def overview(
     )
 
 
-def _unless(see: str) -> str:
-    """How to read a plane, where it is not what stands above all of them."""
+def _of_this_plane(see: str) -> str:
+    """How to read a plane, where that is not what is said above all planes."""
     return "" if see == FIGURES["plane"].see else see
 
 

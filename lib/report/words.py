@@ -394,12 +394,14 @@ def tuning_table(tuning: pd.DataFrame) -> pd.DataFrame | str:
 
 
 def tried(tuning: pd.DataFrame) -> list[tuple[str, list[tuple[str, str, bool]]]]:
-    """(grid, its settings in order: (the values tried, mean accuracy over all tasks, seeds and what
-    shares the setting, or `failed`; whether it was chosen)) of every grid."""
+    """Every grid and its settings, smaller values first: (grid, [(values, mean, chosen), ...]).
+    values: such as `strength 10`; mean: of the accuracies over all tasks, seeds and what shares the
+    setting, or `failed`, where a run of it diverged."""
     found = []
     for grid, part in tuning.groupby("grid", sort=False) if len(tuning) else ():
         options = pd.DataFrame(map(json.loads, part["options"]), index=part.index)
-        varied = [c for c in options.select_dtypes("number") if options[c].nunique() > 1]
+        numbers = options.select_dtypes("number")
+        varied = [c for c in numbers if numbers[c].nunique() > 1] or [*numbers][-1:]
         lines = []
         for values, rows in part.groupby([options[c] for c in varied], sort=True):
             words = ", ".join(f"{name} {value:g}" for name, value in zip(varied, values))

@@ -71,8 +71,7 @@ def readme(profile: Profile, arguments: argparse.Namespace) -> None:
 def repository(profile: Profile, arguments: argparse.Namespace) -> None:
     """Write the public place of the project, `--name OWNER/NAME`, wherever the old one stands:
     pyproject.toml, badges and clone addresses of notebooks (published ones too) and pages,
-    CITATION.cff. ValueError for
-    what is no such name."""
+    CITATION.cff. ValueError for what is no such name."""
     new = arguments.name or ""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", new):
         raise ValueError(

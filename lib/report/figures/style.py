@@ -106,8 +106,8 @@ def shrunk(image: Image.Image, size: tuple[int, int]) -> bytes:
 
 
 def flattened(image: Image.Image) -> bytes:
-    """A plot as a WebP of its own size, in 256 colours, none of which is changed: a quarter of the
-    PNG."""
+    """A plot as a WebP of its own size, reduced to 256 colours and then stored without loss: a
+    quarter of the PNG."""
     found = BytesIO()
     few = image.convert("RGB").quantize(256).convert("RGB")
     few.save(found, "WEBP", lossless=True, quality=80, method=4)
