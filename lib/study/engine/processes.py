@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -192,7 +192,7 @@ def side_by_side(
                 done += 1
                 left = (time.time() - start) / done * len(waiting)
                 tell(f"done {done}/{len(todo)}  {job}  about {_duration(left)} left")
-            time.sleep(0.05 if finished else 0.2)
+            wait(waiting, 0.2, FIRST_COMPLETED)  # lines are told while none is done
         for line in lines():
             tell(line)
 
