@@ -16,7 +16,7 @@ PLAN = (
     ("paper_batch_norm", "1-20"),
     ("paper_two_heads", "1-20"),
     ("compact_readings", "21-23"),
-    ("compact_four_tasks", "41-43"),
+    ("compact_four_tasks", "41-50"),
     ("compact_draws", "51-60"),
     ("compact_ten_tasks", "44"),
     ("compact", "1-12"),
