@@ -8,12 +8,12 @@ A notebook's manifest is written last, by rename: a killed kernel leaves none. `
 the hash of the executed notebook, once that is written too, and decides by it what is current: a
 notebook run by hand is run again, from finished products. No torch here."""
 
-import ast
 import json
 import logging
 import time
 from functools import cache
 from pathlib import Path
+from types import CodeType
 
 import pandas as pd
 
@@ -172,19 +172,21 @@ def code_hash() -> str:
 
 @cache  # asked for every notebook anew, of the same files
 def _bare(code: str) -> str:
-    """Code without docstrings and comments."""
-    tree = ast.parse(code)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-            and isinstance(body[0].value.value, str)
-        ):
-            body[0].value.value = ""
-    return ast.dump(tree)
+    """What Python makes of code: no comments, docstrings or places of lines are in it."""
+    return repr(_told(compile(code, "lib", "exec", dont_inherit=True, optimize=2)))
+
+
+def _told(part: object) -> object:
+    """A compiled function or module as a list, the same in every process; what is no code, as it
+    is."""
+    if isinstance(part, frozenset):  # whose order is the process's own
+        return sorted(map(repr, part))
+    if not isinstance(part, CodeType):
+        return part
+    names = part.co_names, part.co_varnames, part.co_cellvars, part.co_freevars
+    counts = part.co_argcount, part.co_posonlyargcount, part.co_kwonlyargcount, part.co_flags
+    does = part.co_name, part.co_code, part.co_exceptiontable
+    return [*does, *names, *counts, *map(_told, part.co_consts)]
 
 
 def inputs(notebook: str, profile: Profile) -> dict[str, str]:

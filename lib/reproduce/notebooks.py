@@ -10,8 +10,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 
@@ -32,11 +33,10 @@ from lib.study.profile import ROOT, Profile
 from lib.study.store import JSON, file_hash, holding, results_dir, sweep, write_atomically
 
 SHORT = 60  # characters: the system allows about 100 for the path of a socket
-AS_ALL = [  # of a kernel: nothing kept of what was typed, and what every notebook imports
-    "--HistoryManager.hist_file=:memory:",
-    "--IPKernelApp.exec_lines=list(map(__import__, "
-    "('matplotlib.figure', 'pandas', 'pydantic', 'scipy.special', 'torch'))) and None",
-]
+# what every notebook imports; and what most do, ready in a kernel that starts while another works.
+# Nothing of lib: its code may change before that kernel's turn comes
+ALL_IMPORT = ("matplotlib.figure", "pandas", "pydantic", "scipy.special", "torch")
+MOST_IMPORT = ("scipy.stats", "torch._dynamo")
 SOCKETS = re.compile(r"(?P<name>kernel)-(?P<pid>\d+)-\w+")
 
 
@@ -55,17 +55,15 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
     with holding(results):
         sweep(results)
         stale = not all(is_current(n, profile) for n in wanted)
-        if stale:
-            from lib.study.inputs import check
-
-            for notebook in wanted:
-                cells(source_of(notebook))
-            check(profile)  # whatever is wrong is told of before a notebook starts
-        with _kernels(stale) as kernel:
+        with ThreadPoolExecutor(1) as beside, _kernels(stale) as kernel:
             if stale:
                 from lib.study.examined import with_shown
                 from lib.study.forecast import forecast
+                from lib.study.inputs import check
 
+                for notebook in wanted:
+                    cells(source_of(notebook))
+                check(profile)  # whatever is wrong is told of before a notebook starts
                 print(forecast(with_shown(profile, profile.seed_list[0])), flush=True)
                 _say_whose_seeds(profile)
             for notebook in wanted:
@@ -74,6 +72,7 @@ def run(profile: Profile, arguments: argparse.Namespace) -> None:
                     print(f"{notebook}: current")
                     continue
                 _execute(notebook, profile, arguments, partial(kernel, notebook != wanted[-1]))
+                beside.submit(_as_html, *_executed(results, notebook))  # kept for the report
         make_report(profile)
     print(
         f"profile {profile.name}: done in {(time.time() - start) / 60:.1f} min; results in "
@@ -172,8 +171,8 @@ def _execute(
 @contextmanager
 def _kernels(soon: bool) -> Iterator[Callable]:
     """kernel(more) gives one kernel after another, each inside a context of its own; while one runs
-    the next is started, if there is to be more: what all notebooks import takes it seconds. soon:
-    the first is started at once."""
+    the next is started, if there is to be more: what notebooks import takes it seconds. soon: the
+    first is started at once."""
     from jupyter_client import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
@@ -192,17 +191,21 @@ def _kernels(soon: bool) -> Iterator[Callable]:
     waiting: list[Kernel] = []
     with _sockets() as talk:
 
-        def start() -> Kernel:
+        def start(*imports: str) -> Kernel:
             started = Kernel(kernel_name="python3", **talk())
-            run_sync(started.start_kernel)(cwd=str(ROOT), extra_arguments=AS_ALL)
+            asked = [
+                "--HistoryManager.hist_file=:memory:",  # nothing kept of what was typed
+                f"--IPKernelApp.exec_lines=list(map(__import__, {imports!r})) and None",
+            ]
+            run_sync(started.start_kernel)(cwd=str(ROOT), extra_arguments=asked)
             return started
 
         @contextmanager
         def kernel(more: bool) -> Iterator[Kernel]:
-            running = waiting.pop() if waiting else start()
+            running = waiting.pop() if waiting else start(*ALL_IMPORT)
             try:
                 if more:
-                    waiting.append(start())
+                    waiting.append(start(*ALL_IMPORT, *MOST_IMPORT))
                 yield running
             except BaseException:
                 running.end(now=False)  # so that its workers end first
@@ -211,7 +214,7 @@ def _kernels(soon: bool) -> Iterator[Callable]:
 
         try:
             if soon:
-                waiting.append(start())
+                waiting.append(start(*ALL_IMPORT))
             yield kernel
         finally:
             for started in waiting:
@@ -306,17 +309,12 @@ def _report_inputs(profile: Profile) -> str:
 def _report(profile: Profile) -> None:
     """The page over tables and figures, and the executed notebooks as HTML beside it, in
     `report/`."""
-    from nbconvert import HTMLExporter
-
     from lib.report import figures
     from lib.report.page import name_of, page, pictures
 
-    results, exporter = results_dir(profile.name), HTMLExporter(exclude_input_prompt=True)
-    pages = {}
-    for notebook in NOTEBOOKS:
-        source = results / notebook / "notebook.ipynb"
-        if source.exists():
-            pages[f"{notebook}.html"], _ = exporter.from_filename(str(source))
+    results = results_dir(profile.name)
+    executed = {notebook: _executed(results, notebook) for notebook in NOTEBOOKS}
+    pages = {f"{n}.html": _as_html(*found) for n, found in executed.items() if found[1]}
     beside = {name.removesuffix(".html"): name for name in pages}
     figures.use_style()
     fresh = all(is_current(notebook, profile) for notebook in NOTEBOOKS)
@@ -324,3 +322,17 @@ def _report(profile: Profile) -> None:
     pages["index.html"] = page(results, name_of(profile), profile.about, beside, drawn)
     for name, text in pages.items():
         write_atomically(results / "report" / name, lambda p, text=text: p.write_text(text))
+
+
+def _executed(results: Path, notebook: str) -> tuple[Path, str]:
+    """Where a notebook's executed copy lies, and its hash, empty if it is not there."""
+    path = results / notebook / "notebook.ipynb"
+    return path, file_hash(path) if path.exists() else ""
+
+
+@cache  # made while the next notebook runs
+def _as_html(path: Path, content: str) -> str:
+    """An executed notebook as a page; content: its hash."""
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter(exclude_input_prompt=True).from_filename(str(path))[0]
