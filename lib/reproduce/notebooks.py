@@ -33,10 +33,12 @@ from lib.study.profile import ROOT, Profile
 from lib.study.store import JSON, file_hash, holding, results_dir, sweep, write_atomically
 
 SHORT = 60  # characters: the system allows about 100 for the path of a socket
-# what every notebook imports; and what most do, ready in a kernel that starts while another works.
-# Nothing of lib: its code may change before that kernel's turn comes
-ALL_IMPORT = ("matplotlib.figure", "pandas", "pydantic", "scipy.special", "torch")
-MOST_IMPORT = ("scipy.stats", "torch._dynamo")
+AS_ALL = [  # of a kernel: nothing kept of what was typed, and what every notebook imports; nothing
+    # of lib, whose code may change before the turn of a kernel that waits
+    "--HistoryManager.hist_file=:memory:",
+    "--IPKernelApp.exec_lines=list(map(__import__, "
+    "('matplotlib.figure', 'pandas', 'pydantic', 'scipy.special', 'torch'))) and None",
+]
 SOCKETS = re.compile(r"(?P<name>kernel)-(?P<pid>\d+)-\w+")
 
 
@@ -191,21 +193,17 @@ def _kernels(soon: bool) -> Iterator[Callable]:
     waiting: list[Kernel] = []
     with _sockets() as talk:
 
-        def start(*imports: str) -> Kernel:
+        def start() -> Kernel:
             started = Kernel(kernel_name="python3", **talk())
-            asked = [
-                "--HistoryManager.hist_file=:memory:",  # nothing kept of what was typed
-                f"--IPKernelApp.exec_lines=list(map(__import__, {imports!r})) and None",
-            ]
-            run_sync(started.start_kernel)(cwd=str(ROOT), extra_arguments=asked)
+            run_sync(started.start_kernel)(cwd=str(ROOT), extra_arguments=AS_ALL)
             return started
 
         @contextmanager
         def kernel(more: bool) -> Iterator[Kernel]:
-            running = waiting.pop() if waiting else start(*ALL_IMPORT)
+            running = waiting.pop() if waiting else start()
             try:
                 if more:
-                    waiting.append(start(*ALL_IMPORT, *MOST_IMPORT))
+                    waiting.append(start())
                 yield running
             except BaseException:
                 running.end(now=False)  # so that its workers end first
@@ -214,7 +212,7 @@ def _kernels(soon: bool) -> Iterator[Callable]:
 
         try:
             if soon:
-                waiting.append(start(*ALL_IMPORT))
+                waiting.append(start())
             yield kernel
         finally:
             for started in waiting:
