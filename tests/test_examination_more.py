@@ -12,7 +12,7 @@ from lib.network import conv_layers, norm_layers
 from lib.ranking import RANKINGS, similarity
 from lib.report import answers, claims, figures, words
 from lib.saliency import choose_images, class_maps, fullgrad, scale
-from lib.study import examined, jobs, tables
+from lib.study import examined, jobs, products, tables
 from lib.study.arms import check
 from lib.study.profile import Arm, load
 from references import examination as slow
@@ -370,10 +370,10 @@ def test_rows_of_what_was_examined_are_made_once(tiny, capsys):
     assert left["before", "as it is"] == left["before", "both put back"]
     assert set(left.index.get_level_values(0)) == {"before", "fine-tune", "all frozen"}
     # all convolutions stood still: what the head and the statistics of before read is as before
-    assert examined.retrained(p, 1)["all frozen"].keys() == examined.task1(p, 1)["model"].keys()
+    assert examined.retrained(p, 1)["all frozen"].keys() == products.task1(p, 1)["model"].keys()
     for name, value in examined.retrained(p, 1)["all frozen"].items():
         if ".conv" in name:
-            assert torch.equal(value, examined.task1(p, 1)["model"][name])
+            assert torch.equal(value, products.task1(p, 1)["model"][name])
     assert words.grafts_beside_arms(grafts, study().assign(rule="turns")).empty
     costs = {row["ranking"]: row for row in examined.ranking_cost_rows(p)}
     assert costs["weight_norm"]["needs"] == "nothing" and costs["weight_norm"]["seeds"] == 1
@@ -396,7 +396,7 @@ def test_every_two_rankings_that_the_network_allows_are_compared(tiny):
             both, either = both + len(top[0] & top[1]), either + len(top[0] | top[1])
         assert value == pytest.approx(both / either, abs=0) and 0.2 < value < 0.8
     empty = jobs.PRODUCTS["choices"].get(p, 1, "refuses")
-    assert empty["chosen"] == {} and empty["lineage"] == examined.task1(p, 1)["lineage"]
+    assert empty["chosen"] == {} and empty["lineage"] == products.task1(p, 1)["lineage"]
 
 
 @pytest.mark.parametrize("tasks", [2, 3])
