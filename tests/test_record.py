@@ -12,7 +12,7 @@ import pytest
 
 from lib.ranking import RANKINGS
 from lib.reproduce import record
-from lib.study import readings
+from lib.study import arms, readings
 from lib.study.jobs import lacking
 from lib.study.keys import LATER, fields, seed_in, versions
 from lib.study.products import overlap_key, store
@@ -208,17 +208,17 @@ def test_only_reference_arms_may_have_pairs_on_two_checkpoints():
     again = [of_run("a"), of_run("b"), of_run("a", "freeze", ranking="random", fraction=0.5)]
     again += [of_run("b", "freeze", ranking="random", fraction=0.5)]
     mse = partial(of_run, method="freeze", ranking="mse", fraction=0.5)
-    record.check_one_checkpoint([*again, mse("a")])
-    record.check_one_checkpoint([*again, mse("a"), mse("b", seed=4)])  # another seed's
-    record.check_one_checkpoint([*again, mse("a"), mse("c")])  # c has no pair, and counts nowhere
+    arms.check_one_checkpoint([*again, mse("a")])
+    arms.check_one_checkpoint([*again, mse("a"), mse("b", seed=4)])  # another seed's
+    arms.check_one_checkpoint([*again, mse("a"), mse("c")])  # c has no pair, and counts nowhere
     more = of_run("b", "freeze", ranking="mse", fraction=0.9)  # another arm's
-    record.check_one_checkpoint([*again, mse("a"), more])
+    arms.check_one_checkpoint([*again, mse("a"), more])
     with pytest.raises(
         ValueError, match="seed 3, freeze .fraction 0.5, ranking mse. has rows from"
     ):
-        record.check_one_checkpoint([*again, mse("a"), mse("b")])
+        arms.check_one_checkpoint([*again, mse("a"), mse("b")])
     with pytest.raises(ValueError, match="a and b: only fine-tuning and freezing at random"):
-        record.check_one_checkpoint([*again, *(of_run(k, "ewc", strength=1) for k in "ba")])
+        arms.check_one_checkpoint([*again, *(of_run(k, "ewc", strength=1) for k in "ba")])
 
 
 @pytest.mark.parametrize("profile", PUBLISHED)
@@ -230,4 +230,4 @@ def test_no_published_arm_has_pairs_on_two_checkpoints(profile):
         if line.startswith('{"kind": "run"')
     ]
     assert lines
-    record.check_one_checkpoint([line["meta"] for line in lines])
+    arms.check_one_checkpoint([line["meta"] for line in lines])

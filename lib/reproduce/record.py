@@ -4,14 +4,13 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from lib.report.session import NOTEBOOKS, is_current, note_executed, read_manifest
 from lib.study.keys import seed_in
-from lib.study.profile import ROOT, Arm, Profile
+from lib.study.profile import ROOT, Profile
 from lib.study.store import (
     JSON,
     Store,
@@ -86,8 +85,10 @@ def _publish_rows(results: Path, target: Path) -> None:
 def _packs(results: Path) -> dict[str, list[str]]:
     """One line of JSON for each product to publish, by seed; ValueError for one that is damaged or
     was made from uncommitted code, and for an arm with pairs on two checkpoints of a seed."""
+    from lib.study import arms  # torch and all, which other commands do without
+
     shelf, packs = Store(results / "runs"), {}
-    check_one_checkpoint([meta for _, meta in shelf.metas("run")])
+    arms.check_one_checkpoint([meta for _, meta in shelf.metas("run")])
     for kind in recorded():
         for path, meta in shelf.metas(kind):
             if meta["dirty"]:
@@ -99,34 +100,6 @@ def _packs(results: Path) -> dict[str, list[str]]:
             pack = packs.setdefault(f"seed{seed_in(meta['key'])}", [])
             pack.append(json.dumps(line, sort_keys=True))
     return packs
-
-
-def check_one_checkpoint(metas: Sequence[Mapping]) -> None:
-    """Raise ValueError where an arm's rows of one seed start from two task-1 checkpoints that can
-    both be paired. A seed's value is the mean over its checkpoints, so a second one that is chosen
-    after the first was seen would move a result; on a new checkpoint only the reference arms run
-    again (PROTOCOL.md, section 6). metas: of runs."""
-    from lib.ranking import RANKINGS  # torch and all, which other commands do without
-    from lib.study.arms import is_reference
-
-    lineages: dict[tuple, set] = {}
-    for meta in metas:
-        arm = {k: meta["key"][k] for k in ("method", "options", "curriculum")}
-        known = arm["options"].get("ranking", "random") in RANKINGS
-        reference = known and is_reference(Arm(name="a row's", **arm))
-        what = "reference" if reference else json.dumps(meta["key"], sort_keys=True)
-        lineages.setdefault((seed_in(meta["key"]), what), set()).add(meta["branch"])
-    for (seed, what), found in lineages.items():
-        paired = sorted(found & lineages.get((seed, "reference"), set()))
-        if what != "reference" and len(paired) > 1:
-            arm = json.loads(what)
-            words = ", ".join(f"{k} {v}" for k, v in arm["options"].items())
-            raise ValueError(
-                f"seed {seed}, {arm['method']} ({words}) has rows from {len(paired)} task-1 "
-                f"checkpoints, {' and '.join(paired)}: only fine-tuning and freezing at random are "
-                "run again on a new one (PROTOCOL.md, section 6); keep the rows that came first, "
-                "and delete the others"
-            )
 
 
 def _copies(results: Path) -> list[Path]:

@@ -5,14 +5,15 @@ what its rows depend on. All of it is read from its method's and its ranking's o
     pd.DataFrame(table(profile))       # arm, family, label, method, ranking, fraction, ...
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib.curricula import CURRICULA
 from lib.examination import COMPARED
 from lib.methods import METHODS
 from lib.ranking import RANKINGS, Ranking
-from lib.study.keys import SCIENCE, fields, versions
+from lib.study.keys import SCIENCE, fields, seed_in, versions
 from lib.study.profile import Arm, Profile
 from lib.training import Method
 
@@ -78,6 +79,31 @@ def is_reference(arm: Arm) -> bool:
     if arm.method == "freeze":
         return ranking_of(arm).family == "chance"
     return arm.from_checkpoint and arm.method == "finetune"
+
+
+def check_one_checkpoint(metas: Sequence[Mapping]) -> None:
+    """Raise ValueError where an arm's rows of one seed start from two task-1 checkpoints that can
+    both be paired. A seed's value is the mean over its checkpoints, so a second one that is chosen
+    after the first was seen would move a result; on a new checkpoint only the reference arms run
+    again (PROTOCOL.md, section 6). metas: of runs."""
+    lineages: dict[tuple, set] = {}
+    for meta in metas:
+        arm = {k: meta["key"][k] for k in ("method", "options", "curriculum")}
+        known = arm["options"].get("ranking", "random") in RANKINGS
+        reference = known and is_reference(Arm(name="a row's", **arm))
+        what = "reference" if reference else json.dumps(meta["key"], sort_keys=True)
+        lineages.setdefault((seed_in(meta["key"]), what), set()).add(meta["branch"])
+    for (seed, what), found in lineages.items():
+        paired = sorted(found & lineages.get((seed, "reference"), set()))
+        if what != "reference" and len(paired) > 1:
+            arm = json.loads(what)
+            words = ", ".join(f"{k} {v}" for k, v in arm["options"].items())
+            raise ValueError(
+                f"seed {seed}, {arm['method']} ({words}) has rows from {len(paired)} task-1 "
+                f"checkpoints, {' and '.join(paired)}: only fine-tuning and freezing at random are "
+                "run again on a new one (PROTOCOL.md, section 6); keep the rows that came first, "
+                "and delete the others"
+            )
 
 
 def identity(arm: Arm, profile: Profile) -> dict[str, Any]:
