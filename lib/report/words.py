@@ -12,6 +12,7 @@ import pandas as pd
 
 from lib.report import paper
 from lib.report.claims import EXAMINED, OVERLAPS, claims_in
+from lib.report.numbers import POINTS, bounded, percent, unit_of
 from lib.report.statistics import (
     FINE_TUNE,
     JOINT,
@@ -46,11 +47,6 @@ def spread(values) -> str:
     points as fractions."""
     mean, low, high, n = interval(values)
     return f"{plain(mean)} [{plain(low)}, {plain(high)}]" if n > 1 else plain(mean)
-
-
-def percent(level: float) -> str:
-    """`98.75 %`: the level of an interval, as a line that shows one says it."""
-    return f"{100 * level:.4g} %"
 
 
 def asked(text: str) -> tuple[str, str]:
@@ -191,14 +187,8 @@ def answer(claims: pd.DataFrame, missing: bool = True) -> str:
         if claim not in found.index:
             continue
         c = found.loc[claim]
-        number = (lambda x: f"{100 * x:+.1f}") if unit == "points" else (lambda x: f"{x:.2f}")
-        at = f" at {percent(c['level'])}"
-        bounds = "" if pd.isna(c["low"]) else f" [{number(c['low'])}, {number(c['high'])}{at}]"
-        value = (
-            "no common range"
-            if pd.isna(c["estimate"])
-            else f"{number(c['estimate'])}{bounds} {unit}"
-        )
+        known = "" if pd.isna(c["estimate"]) else f" {unit}"
+        value = bounded(c, unit_of(claim)) + known
         verdict = c["verdict"] + _but_the_same(claim, c["estimate"]) + _room(c)
         lines.append(f"{claim}: {words}: {value}, n = {int(c['n'])}: {verdict}")
     if missing and (missing := _missing(claims)):
@@ -210,11 +200,7 @@ def _room(claim: pd.Series) -> str:
     """What could have been protected, of a claim that compares freezing with freezing."""
     if pd.isna(claim.get("headroom")):
         return ""
-    number, low, high = (
-        f"{100 * claim[name]:+.1f}" for name in ("headroom", "headroom_low", "headroom_high")
-    )
-    bounds = "" if pd.isna(claim["headroom_low"]) else f" [{low}, {high} at 95 %]"
-    return f" (room: {number}{bounds} points)"
+    return f" (room: {bounded(claim, POINTS, 'headroom')} points)"
 
 
 def _missing(claims: pd.DataFrame) -> list[str]:
@@ -244,14 +230,9 @@ def headline(claims: pd.DataFrame) -> str:
             "told by these tables: they lack the claim C2-random (no seed has both arms at 50 %)."
         )
     c = found.loc["C2-random"]
-    bounds = (
-        ""
-        if pd.isna(c["low"])
-        else f" [{100 * c['low']:+.1f}, {100 * c['high']:+.1f} at {percent(c['level'])}]"
-    )
     return (
         f"Freezing half of the filters by explanation {HEADLINES[c['verdict'].split()[0]]}: "
-        f"{100 * c['estimate']:+.1f} points of acc1{bounds}, n = {int(c['n'])}."
+        f"{bounded(c, POINTS)} points of acc1, n = {int(c['n'])}."
     )
 
 

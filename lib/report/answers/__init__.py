@@ -20,7 +20,6 @@ from lib.report.answers.lines import (
     verdict_of,
     verdicts,
 )
-from lib.report.answers.numbers import POINTS, Read, bounded, kind_of, main_claims, unit_of
 from lib.report.answers.sentences import (
     SAYS,
     against_chance,
@@ -33,6 +32,7 @@ from lib.report.answers.sentences import (
     of_the_map,
 )
 from lib.report.answers.three import in_three
+from lib.report.numbers import POINTS, Read, bounded, kind_of, main_claims, unit_of
 
 __all__ = [
     "HALFWAY",

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 
 from lib.report import readings
-from lib.report.answers.numbers import POINTS, Read, bounded, listed, unit_of, unsigned
 from lib.report.answers.sentences import of_the_map
 from lib.report.claims import RELIABLE
 from lib.report.figures import chance_differences
+from lib.report.numbers import POINTS, Read, bounded, listed, unit_of, unsigned
 from lib.report.paper import RANKING
 from lib.report.statistics import FINE_TUNE, by_seed, interval, pick, rows_of
 from lib.report.words import (

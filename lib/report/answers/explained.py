@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from lib.report.answers.conclusions import of_choices
-from lib.report.answers.numbers import POINTS, Read, bounded, listed, unit_of
+from lib.report.numbers import POINTS, Read, bounded, listed, percent, unit_of
 from lib.report.paper import RANKING
 from lib.report.statistics import average, interval, paired
-from lib.report.words import foretells_best, percent, plain
+from lib.report.words import foretells_best, plain
 
 NAMED = 3  # rankings that a sentence names
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from lib.report import paper
-from lib.report.answers.numbers import POINTS, bounded, kind_of, listed, side, unit_of
 from lib.report.claims import OVERLAPS
+from lib.report.numbers import POINTS, bounded, kind_of, listed, percent, side, unit_of
 from lib.report.statistics import (
     accuracy_matrix,
     average,
@@ -21,7 +21,7 @@ from lib.report.statistics import (
     tasks_in,
 )
 from lib.report.statistics import forgetting as lost_over_rounds
-from lib.report.words import percent, plain, sameness, spread
+from lib.report.words import plain, sameness, spread
 
 SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "≈", "undecided": "?", "no": "∅"}
 NUMBERS = "Are the paper's numbers in our range?"

@@ -5,23 +5,24 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lib.report.answers.numbers import (
+from lib.report.claims import ROOM
+from lib.report.figures import chance_differences
+from lib.report.numbers import (
     POINTS,
     Unit,
     bounded,
     kind_of,
     listed,
     main_claims,
+    percent,
     says,
     side,
     unit_of,
     unsigned,
 )
-from lib.report.claims import ROOM
-from lib.report.figures import chance_differences
 from lib.report.paper import RANKING
 from lib.report.statistics import average, in_common, interval, paired, tasks_in
-from lib.report.words import headline, percent, sameness
+from lib.report.words import headline, sameness
 
 SAYS = {  # what a verdict comes to (`says`) -> what it says of freezing by explanation
     "supported": "keeps more of the first task than freezing as many at random",

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from lib.report.answers.explained import examined_most
-from lib.report.answers.numbers import (
+from lib.report.answers.sentences import TELLING, against_methods, same_in
+from lib.report.numbers import (
     POINTS,
     Read,
     bounded,
@@ -16,7 +17,6 @@ from lib.report.answers.numbers import (
     unit_of,
     unsigned,
 )
-from lib.report.answers.sentences import TELLING, against_methods, same_in
 from lib.report.statistics import tasks_in
 
 Tables = Mapping[str, pd.DataFrame]

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from lib.report.statistics import ALPHA
-from lib.report.words import percent
 
 Read = Callable[[str], pd.DataFrame]
 MAIN = re.compile(r"C2-random(?:-(\d+))?")  # the question, at 50 % or at the fraction it names
@@ -40,6 +39,11 @@ UNITS = (  # claims by the start of their name; the first that fits; points for 
     ("C5", Unit("rank correlation", 1, "+.2f", 1)),
     ("C6", Unit("rank correlation", 1, "+.2f", 1)),
 )
+
+
+def percent(level: float) -> str:
+    """`98.75 %`: the level of an interval, as a line that shows one says it."""
+    return f"{100 * level:.4g} %"
 
 
 def unit_of(claim: str) -> Unit:
