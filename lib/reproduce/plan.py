@@ -17,6 +17,7 @@ PLAN = (
     ("paper_two_heads", "1-20"),
     ("compact_readings", "21-23"),
     ("compact_four_tasks", "41-50"),
+    ("compact_64_pixels", "61-70"),
     ("compact_draws", "51-60"),
     ("compact_ten_tasks", "44"),
     ("compact", "1-12"),
