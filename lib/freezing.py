@@ -94,7 +94,7 @@ def allocate(scores: Scores, fraction: float, held: Masks | None = None) -> Mask
 
 def union(scores: Scores, fraction: float, held: Masks | None = None) -> Masks:
     """Every class's top round(fraction * F) filters among those still free, united, beside those
-    held already: what the paper may mean; freezes far more than named."""
+    held already: what the paper may mean; freezes more than named."""
     _checked(scores, fraction)
     masks = {}
     for layer, s in scores.items():

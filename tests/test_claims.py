@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lib.report.claims import CLAIMS, COLUMNS, OVERLAPS, claims, read_at
+from lib.report.claims import CLAIMS, COLUMNS, LEARNED, OVERLAPS, claims, read_at
 from lib.report.statistics import interval, prediction_interval, summary
 from lib.report.words import classes_per_task, paper_tables
 from lib.study.profile import ROOT, load
@@ -297,6 +297,17 @@ def test_claims_survive_csv_and_refuse_two_settings():
     both = pd.concat([study(), study().assign(setting="N")])
     with pytest.raises(ValueError, match="settings M, N at once"):
         claims(both, joint_accuracy(), controls())
+
+
+def test_what_was_learned_is_not_read_off_what_is_left_after_more_tasks():
+    two, three = study(), study().assign(acc3=0.2, acc3_before=0.1)
+    told, left = ({*claims(r, joint_accuracy(), controls())["claim"]} for r in (two, three))
+    assert set(LEARNED) <= told and not set(LEARNED) & left
+    levels = [
+        claims(r, joint_accuracy(), controls()).set_index("claim").loc["C2-random", "p"]
+        for r in (two, three)
+    ]
+    assert levels[1] >= levels[0]  # the family is as large as before
 
 
 def test_a_third_task_does_not_disturb():

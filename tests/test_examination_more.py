@@ -382,7 +382,7 @@ def test_rows_of_what_was_examined_are_made_once(tiny, capsys):
 
 def test_every_two_rankings_that_the_network_allows_are_compared(tiny):
     p = examined.with_shown(tiny, 1)
-    jobs.fulfil(p, "task1", "scores", "choices", workers=1)
+    jobs.fulfil(p, "task1", "scores", "choices")
     rows = pd.DataFrame(examined.choice_rows(p)).set_index(["ranking", "other", "fraction"])["iou"]
     assert list(rows.index) == [("weight_norm", "random", 0.5), ("weight_norm", "random", 0.75)]
     for (a, b, fraction), value in rows.items():  # by hand, from the scores themselves
@@ -568,7 +568,14 @@ def test_grafts_are_compared_with_random_ones_in_the_same_checkpoint_alone():
         return table if name == "grafts" else study().assign(rule="turns")
 
     told = answers.conclusions(read)
-    assert "above 100 % of the random ones" in told["grafts"]
+    assert (
+        "above 100 % of the random ones of the same network with 50 % put back (1 seed)"
+        in (told["grafts"])
+    )
+    more = [{**r, "acc1": 0.9} for r in again]  # in seed 2's network all random ones keep more
+    both = pd.DataFrame([*found, *drawn, *more])
+    told = answers.conclusions(lambda name: both if name == "grafts" else read(name))["grafts"]
+    assert "above 50 % of the random ones" in told and "single seeds 0 to 100 %)" in told
 
 
 def test_grafts_are_laid_beside_the_arms_that_froze_the_same():
@@ -576,6 +583,11 @@ def test_grafts_are_laid_beside_the_arms_that_froze_the_same():
     rows = rows[rows["ranking"] != "pearson"]  # alike with MSE but for rounding
     grafts = rows[rows["method"] == "freeze"][["seed", "lineage", "ranking", "fraction", "acc1"]]
     table = words.grafts_beside_arms(grafts.assign(acc1=1 - grafts["acc1"]), rows)
-    assert "rank correlation -1.00 over" in words.agreement(table) and "mse 50%" in table.index
-    assert words.agreement(table[:2]) == ""
+    assert "mse 50%" in table.index and words.agreement(table[:2]) == ""
+    half = table[table["fraction"] == 0.5]
+    said = words.agreement(table)  # of one share alone
+    assert "choice of 50 %" in said and f"correlation -1.00 over {len(half)} rank" in said
+    # within a share as alike as can be, whatever the shares do
+    shares = pd.DataFrame({"fraction": [0.5] * 3 + [0.9] * 2, "put back": [1, 2, 3, -9, -8]})
+    assert "correlation +1.00 over 3" in words.agreement(shares.assign(frozen=[4, 5, 6, 7, 8]))
     assert np.allclose(table["put back"], 1 - table["frozen"])

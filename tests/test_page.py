@@ -20,7 +20,7 @@ from lib.study import arms as arms_room
 from lib.study.profile import load
 from lib.study.store import as_written, read_table
 from tests.browser import CHROMIUM, Browser
-from tests.made_up import controls, joint_accuracy, overlaps, study
+from tests.made_up import arm_rows, controls, joint_accuracy, overlaps, study
 
 RECORD = record.PUBLISHED / "compact"
 MOST = 3_000_000  # bytes of one page
@@ -266,21 +266,11 @@ def test_the_overview_s_sentences_name_settings_by_their_verdict(made):
     )
     assert "; at equal accuracy on the second task, +5.5 [" in first
     assert others.startswith("And elsewhere? In points: thin, one head: +5.0 [")
-    assert "] with 50 % frozen (n = 6: no room to tell). No room to tell: even" in others
+    assert "] with 50 % frozen (n = 6: no room to tell). No room to tell: what even" in others
     (alone, listing, *_), (nothing, *_) = (answers.answer_over(t) for t in ({"thin": none}, {}))
     assert alone.endswith("than freezing at random?")
     assert listing.startswith("What was found? In points: th")
     assert nothing.endswith("These tables do not tell.")
-
-
-def test_every_setting_has_its_numbers_in_one_line(made):
-    less = with_verdict(made, "C2-random", verdict="contradicted", low95=-0.05, high95=-0.01)
-    runs = study()
-    bare = runs[runs["fraction"] == 0.25].assign(profile="bare")
-    said = answers.by_setting({"wide": made, "thin": less, "bare": made.iloc[:1]}, {"bare": bare})
-    assert said.startswith("In points: wide: +5.0 with 50 % frozen (n = 6: more); thin: +5.0 with")
-    assert "frozen (n = 6: less); bare: +2.0 with 25 % frozen (n = 6: no registered claim)." in said
-    assert answers.by_setting({"bare": made.iloc[:1]}, {}) == ""
 
 
 def test_the_answer_in_three_sentences_says_what_the_verdicts_say(made):
@@ -295,7 +285,7 @@ def test_the_answer_in_three_sentences_says_what_the_verdicts_say(made):
     assert first.startswith("wide shows that freezing by explanation keeps more of the first task")
     assert "in wide (6 seeds) the mean difference is +5.0 points, by the share frozen" in first
     assert "freezing every filter keeps 30.0 points more than freezing none." in first
-    assert "on the second, in 1 of 1 settings." in second and "other methods" not in second
+    assert "on the second, in 1 of 1 settings of two tasks." in second and "methods" not in second
     assert third == (
         "Which half of the filters is chosen hardly depends on the class: 98 % of them are those "
         "that the mean map of all classes chooses."
@@ -305,17 +295,52 @@ def test_the_answer_in_three_sentences_says_what_the_verdicts_say(made):
     none = with_verdict(none, "C2b-interpolation", estimate=0.01, low=-0.1, high=0.1)
     first, second, third = said(none)
     assert first.startswith("No setting shows that freezing by explanation keeps more")
-    assert "on the second, in 0 of 1 settings." in second and "chosen depends on the class" in third
+    assert (
+        "on the second, in 0 of 1 settings of two tasks." in second
+        and "chosen depends on the class" in third
+    )
     assert said(with_verdict(made, "C2-random", verdict=NO_ROOM)) == []
 
     claim = {"claim": "C5", "n": 4, "level": 0.95, "estimate": 0.2, "low": 0.1, "high": 0.3}
     atlas = pd.DataFrame({"seed": [1]})
+    square = pd.DataFrame({"class": ["a", "b"], "a": [1.0, 0.6], "b": [0.6, 1.0]})
     for verdict, tells in (("supported", "tells"), ("inconclusive", "is not shown to tell")):
         found = pd.DataFrame([claim | {"verdict": verdict}])
         read = {"claims_examined": found, "atlas": atlas, "runs": atlas, "readouts": atlas}
+        read["class_overlap"] = square
         third = said(made, {"wide": read.__getitem__})[-1]
         assert f"; and a filter's score {tells} what the network loses without it" in third
         assert third.endswith("(rank correlation +0.20 [+0.10, +0.30 at 95 %], 4 seeds).")
+        # of an overlap (IoU) of .6
+        assert (
+            "chooses, and two single classes' choices share 75 % (one network each); and" in third
+        )
+
+
+def test_averages_of_weights_are_no_further_methods(made):
+    runs = pd.concat([study(), *(pd.DataFrame(arm_rows(a, 0.6, 0.5, m)) for a, m in METHODS)])
+    runs = runs.assign(rule="turns", scope="weights")
+    _, second, _ = answers.in_three({"wide": made}, {"wide": runs}, {})
+    assert "; of 1 further methods that ask no explanation, 1 are more accurate" in second
+    (told,) = [s for s in answers.answer_over({"wide": made}, {"wide": runs}) if "Do met" in s]
+    assert "In wide, 2 of 2 have a higher accuracy" in told
+
+
+METHODS = (("EWC", "ewc"), ("merge", "merge"))
+
+
+def test_what_is_kept_is_told_beside_what_is_learned(made):
+    (told,) = [
+        s
+        for s in answers.answer_over({"w": made}, {"w": study().assign(profile="w")})
+        if s.startswith("Does it learn more instead?")
+    ]
+    # acc1 +2, +5 and +10 points, acc2 +0 at each share
+    assert "+0.0 to +0.0 points on the second task (0 of 3 with" in told
+    assert "+1.0 to +5.0 points of both tasks averaged (3 of 3 with a 95 % interval" in told
+    three = study().assign(profile="w", acc3=0.2)
+    said = answers.answer_over({"w": made}, {"w": three})
+    assert not any(s.startswith("Does it learn more") for s in said)
 
 
 def test_what_is_told_the_task_as_no_other_arm_is_no_recommendation():
@@ -489,7 +514,9 @@ def test_what_explanations_tell_is_said_of_the_setting_with_most_examined_seeds(
         "Do rankings choose the same filters? With 50 % chosen, MSE's choice overlaps most with "
         "those called FISHER (0.40) and ABLATION_DAMAGE (0.34); with the filters whose ablation "
         "does most damage at 0.34, where two random choices overlap at 0.33. Nearest to those "
-        "comes FISHER (0.60; 2 seeds)."
+        "comes FISHER (0.60; 2 seeds). Here counts what is chosen for all classes together; a "
+        "score's correlation with the damage goes class by class, and another ranking can come "
+        "first in it."
     )
     older = tables | {"choices": None}  # a record older than that table
     read = lambda name: nothing(name) if older.get(name) is None else older[name]  # noqa: E731

@@ -214,6 +214,11 @@ def test_readings_are_counted_by_the_margin_by_hand():
     assert "2 keep on average at least 1 point more of the first task" in text
     assert "1 at least 1 point less, and 2 lie between. With 3" in text  # no word of one head
     assert "about 0 would lie above, and as many below" in text and "so few seeds" in text
+    # .03 and .01 lie above; all five share a head and a recipe: .00382 and .01 about it
+    assert (
+        "(2 of the 2 above have heads one per task and momentum 0.9, batch 64, whose means seed by "
+        "seed are -0.6, +0.4, +1.4 points)" in text
+    )
     assert "and 2 lie between; the 5 with one head have" in shown.sentence(
         rows.assign(heads="shared")
     )

@@ -19,7 +19,7 @@ from PIL import Image
 from lib.report import answers, figures, paper, power, readings
 from lib.report.answers.lines import NUMBERS, called, named
 from lib.report.statistics import tasks_in
-from lib.report.words import asked, at_an_end, tried
+from lib.report.words import asked, at_an_end, plain, tried
 from lib.study.profile import ROOT, Profile, load
 from lib.study.store import read_table
 
@@ -41,7 +41,8 @@ FIGURES = {  # in the order of the study's questions
         "For each share of filters frozen, a mark with an interval for the difference in accuracy "
         "on task 1, over a grey band of one point around zero, and a dot for each seed.",
         "Marks right of zero: explanation keeps more; in the grey band a difference is too small "
-        "to matter. Intervals here are plain 95 %; verdicts widen those of the main claims.",
+        "to matter. Intervals here are plain 95 %; verdicts widen those of the main claims. "
+        "Room: what freezing every filter keeps beyond freezing none.",
     ),
     "plane": Shown(
         "What is kept against what is learned",
@@ -57,15 +58,17 @@ FIGURES = {  # in the order of the study's questions
         "Which reading of the paper, if any?",
         "Above, a rising row of marks, one for each reading of the paper, with a dot for each seed "
         "and a grey band of one point around zero; below, what each reading chooses.",
-        "A choice that mattered would have its marks below gathered at one end.",
+        "A choice that mattered would have its marks below gathered at one end; so would one whose "
+        "few networks, which its readings share, happened to lie there.",
     ),
     "retained": Shown(
         "What is retained",
-        "Two panels, one line for each arm, arms that freeze as many filters side by side: the "
-        "share of task 1 above chance that is retained, and the accuracy gained on task 2, with "
-        "intervals and a dot for each seed, beside a band for fine-tuning.",
+        "Two panels, one line for each arm, arms that were asked to freeze as many filters side "
+        "by side: the share of task 1 above chance that is retained, and the accuracy gained on "
+        "task 2, with intervals and a dot for each seed, beside a band for fine-tuning.",
         "Compare within a group: explanation helps if its mark lies right of random's in the left "
-        "panel and not left of it in the right one.",
+        "panel and not left of it in the right one. What really is frozen, where a rule makes it "
+        "another share than was asked for, stands behind the name.",
     ),
     "over_epochs": Shown(
         "Forgetting, epoch by epoch",
@@ -73,7 +76,7 @@ FIGURES = {  # in the order of the study's questions
         "1 falls, below, accuracy on task 2 rises; a curve with a band for each of the main arms, "
         "between fine-tuning and everything frozen.",
         "Where the curves of a column fall together, and everything frozen lies well above "
-        "fine-tuning, which filters are frozen hardly matters.",
+        "fine-tuning, it hardly matters which of the rankings shown chose the filters.",
     ),
     "overlap": Shown(
         "Would another map choose the same filters?",
@@ -208,7 +211,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.globals["asked"] = asked
+TEMPLATES.globals |= {"asked": asked, "plain": plain}
 
 
 class Picture(NamedTuple):
@@ -296,12 +299,6 @@ def answer_over(settings: Sequence[Setting], grid: tuple[Figure, str] | None = N
 def in_three(settings: Sequence[Setting]) -> list[str]:
     """The answer over several settings in three sentences."""
     return answers.in_three(*_told(settings))
-
-
-def by_setting(settings: Sequence[Setting]) -> str:
-    """The main question's numbers in one line, setting by setting."""
-    claims, runs, _ = _told(settings)
-    return answers.by_setting(claims, runs)
 
 
 def common_forest(settings: Sequence[Setting]) -> tuple[Figure, str] | None:

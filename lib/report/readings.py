@@ -93,9 +93,27 @@ def sentence(rows: pd.DataFrame, where: str = "") -> str:
     if np.isnan(luck):
         return f"{said}. With {seeds}, nothing can be said of any one."
     return (
-        f"{said}. With {seeds}, about {luck:.0f} would lie above, and as many below, if none "
-        "made any difference. Which reading is best, so few seeds cannot say; and as all twins of "
-        "a seed share one random order of filters, readings rise and fall together."
+        f"{said}. With {seeds}, about {luck:.0f} would lie above, and as many below, if none made "
+        "any difference and all were independent. They are not: readings of one head and recipe "
+        f"start from the same network on each seed{_gathered(rows, found)}, and all twins of a "
+        "seed share one random order of filters. Which reading is best, so few seeds cannot say."
+    )
+
+
+def _gathered(rows: pd.DataFrame, found: pd.DataFrame) -> str:
+    """Of the readings above the margin, how many have the head and recipe that most have, and what
+    these come to on each seed."""
+    above = found[found["difference"].round(12) >= MARGIN]
+    if above.empty:
+        return ""
+    sizes = above.groupby(["heads", "recipe"]).size()
+    (heads, recipe), count = sizes.idxmax(), sizes.max()
+    table = with_differences(comparable(rows))
+    same = table[(table["heads"] == heads) & (table["recipe"] == recipe)]
+    means = [f"{100 * x:+.1f}" for x in same.groupby("seed")["difference"].mean()]
+    return (
+        f" ({count} of the {len(above)} above have heads {CHOICES['heads'][1][heads]} and "
+        f"{recipe}, whose means seed by seed are {', '.join(means)} points)"
     )
 
 

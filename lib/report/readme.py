@@ -19,7 +19,6 @@ from lib.report.page import (
     FIGURES,
     SHOWN,
     alike,
-    by_setting,
     common_forest,
     in_three,
     name_of,
@@ -51,8 +50,6 @@ def _answer(published: Path) -> str:
     if not settings:
         return f"{NOTHING}\n"
     said = "".join(f"- {sentence}\n" for sentence in in_three(settings))
-    if each := by_setting(settings):
-        said += f"\n*By setting, explanation minus chance.* {each}\n"
     if not found:
         return said
     shown = FIGURES["forest"]

@@ -480,26 +480,33 @@ def beside_chance(grafts: pd.DataFrame) -> pd.DataFrame:
 
 def grafts_beside_arms(grafts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """acc1 of each choice put back without training beside that of the arm that froze it through
-    round 2 (the default rule and scope), means over the seeds that have both."""
+    round 2 (the default rule and scope), means over the seeds that have both: arm; fraction, put
+    back, frozen."""
     usual = runs[runs["method"] == "freeze"]
     for column, value in (("rule", "turns"), ("scope", "weights")):
         usual = usual[usual[column] == value] if column in usual else usual
     keys = ["seed", "lineage", "ranking", "fraction"]
     mean = grafts.groupby(keys)["acc1"].mean().rename("put back").reset_index()
     both = usual.groupby([*keys, "arm"])["acc1"].mean().rename("frozen").reset_index()
-    return both.merge(mean, on=keys).groupby("arm", sort=False)[["put back", "frozen"]].mean()
+    of = both.merge(mean, on=keys).groupby(["arm", "fraction"], sort=False)
+    return of[["put back", "frozen"]].mean().reset_index("fraction")
 
 
 def agreement(beside: pd.DataFrame) -> str:
     """Of `grafts_beside_arms`: whether what is put back foretells what freezing keeps, by
-    Spearman's correlation over arms; empty below three arms."""
-    if len(beside) < 3:
+    Spearman's correlation over the arms of the fraction that most have (the more is put back or
+    frozen, the more either changes, whatever was chosen); empty below three arms."""
+    if beside.empty:
         return ""
-    ranks = beside.round(6).rank()  # equal accuracies tie, whatever their last bit
+    fraction = beside["fraction"].mode().iloc[0]
+    same = beside.loc[beside["fraction"] == fraction, ["put back", "frozen"]]
+    if len(same) < 3:
+        return ""
+    ranks = same.round(6).rank()  # equal accuracies tie, whatever their last bit
     return (
-        f"What a choice keeps when put back and what freezing it keeps: rank correlation "
-        f"{ranks.corr().iloc[0, 1]:+.2f} over {len(beside)} arms (1: a graft foretells it, 0: it "
-        "does not)."
+        f"What a choice of {percent(fraction)} keeps when put back and what freezing it keeps: "
+        f"rank correlation {ranks.corr().iloc[0, 1]:+.2f} over {len(same)} rankings (1: a graft "
+        "foretells it, 0: it does not)."
     )
 
 

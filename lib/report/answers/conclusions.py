@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from lib.report import readings
-from lib.report.answers.sentences import of_the_map
+from lib.report.answers.sentences import apart, of_the_map
 from lib.report.claims import RELIABLE
 from lib.report.figures import chance_differences
 from lib.report.numbers import POINTS, Read, bounded, listed, unit_of, unsigned
@@ -14,9 +14,9 @@ from lib.report.words import (
     MEASURED,
     agreement,
     as_square,
-    beside_chance,
     grafts_beside_arms,
     plain,
+    sameness,
 )
 
 FULLGRAD = "FullGrad"  # the study's saliency map, as deletion.csv calls it
@@ -106,9 +106,11 @@ def _of_retained(summary: pd.DataFrame) -> str:
 
 
 def _of_classes(table: pd.DataFrame) -> str:
-    values = table.drop(columns="class").to_numpy(float)
-    apart = values[~np.eye(len(values), dtype=bool)].mean()
-    return f"Two classes share {apart:.2f} of their choice on average (1 is the same choice)."
+    mean = apart(table)
+    return (
+        f"The choices of two classes overlap (IoU) by {mean:.2f} on average, which is to say that "
+        f"{sameness(mean)} (one network)."
+    )
 
 
 def _of_filters(table: pd.DataFrame) -> str:
@@ -123,7 +125,8 @@ def _of_filters(table: pd.DataFrame) -> str:
 def _of_learning(curves: pd.DataFrame) -> str:
     last = curves[(curves["task"] == "task1") & (curves["epoch"] == curves["epoch"].max())]
     return (
-        f"Task 1 ends at {plain(last['accuracy'].mean())} before the second task."
+        f"Task 1 ends at {plain(last['accuracy'].mean())} before the second task (one network a "
+        "seed)."
         if len(last)
         else ""
     )
@@ -165,7 +168,9 @@ def of_choices(table: pd.DataFrame, atlas: pd.DataFrame, fraction: float = 0.5) 
         f"{listed([f'{labels[name]} ({value:.2f})' for name, value in near.items()])}; with the "
         f"filters whose ablation does most damage at {square.loc[RANKING, MEASURED]:.2f}, where "
         f"two random choices overlap at {fraction / (2 - fraction):.2f}. Nearest to those comes "
-        f"{labels[next_to.idxmax()]} ({next_to.max():.2f}; {seeds} seed{'s' * (seeds > 1)})."
+        f"{labels[next_to.idxmax()]} ({next_to.max():.2f}; {seeds} seed{'s' * (seeds > 1)}). Here "
+        "counts what is chosen for all classes together; a score's correlation with the damage "
+        "goes class by class, and another ranking can come first in it."
     )
 
 
@@ -219,20 +224,22 @@ def _of_grafts(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     """Where the paper's choice lies among random ones, in the mean of both accuracies, and whether
     grafts foretell what freezing keeps."""
     foretold = agreement(grafts_beside_arms(table, runs))
-    table = beside_chance(table).assign(mean=lambda t: t[["acc1", "acc2"]].mean(axis=1))
-    parts = []
-    for fraction, part in table.groupby("fraction"):
+    table = table.assign(mean=table[["acc1", "acc2"]].mean(axis=1))
+    found = {}
+    for (fraction, _, _), part in table.groupby(["fraction", "seed", "lineage"]):
         ours = part.loc[part["ranking"] == RANKING, "mean"].mean()
         chance = part.loc[part["family"] == "chance", "mean"]
         if pd.notna(ours) and len(chance) > 1:
-            parts.append((f"{(chance < ours).mean():.0%}", f"{fraction:.0%}"))
-    if not parts:
+            found.setdefault(fraction, []).append(100 * (chance < ours).mean())
+    if not found:
         return foretold
-    shares, fractions = (listed([p[i].rstrip("%") for p in parts]) for i in (0, 1))
-    seeds = int(table["seeds"].iloc[0])
+    every, seeds = sum(found.values(), []), max(map(len, found.values()))
+    shares = listed([f"{np.mean(values):.0f}" for values in found.values()])
+    apart = f", single seeds {min(every):.0f} to {max(every):.0f} %" if seeds > 1 else ""
     return (
         f"In the mean of both accuracies, MSE's choice lies above {shares} % of the random ones "
-        f"with {fractions} % put back ({seeds} seed{'s' * (seeds > 1)}). {foretold}"
+        f"of the same network with {listed([f'{100 * f:.0f}' for f in found])} % put back "
+        f"({seeds} seed{'s' * (seeds > 1)}{apart}). {foretold}"
     ).strip()
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from lib.report.claims import ROOM
 from lib.report.figures import chance_differences
 from lib.report.numbers import (
     POINTS,
+    Read,
     Unit,
     bounded,
     kind_of,
@@ -42,8 +44,8 @@ SETTINGS_SAY = {  # the same in few words, of settings that are listed
     "undecided": "one seed",
 }
 NO_ROOM = (
-    f"No room to tell: even freezing every filter keeps less than {100 * ROOM:.0f} points more "
-    "than freezing none."
+    "No room to tell: what even freezing every filter keeps beyond freezing none is shown to be "
+    f"less than {100 * ROOM:.0f} points."
 )
 
 
@@ -54,11 +56,12 @@ def unclaimed(runs: pd.DataFrame | None) -> list[tuple[int, dict]]:
     return [] if 50 in found else list(found.items())
 
 
-def _differences(runs: pd.DataFrame | None) -> dict[int, dict]:
-    """Per cent frozen -> explanation minus random in acc1: estimate, low, high (95 %), n."""
+def _differences(runs: pd.DataFrame | None, column: str = "acc1") -> dict[int, dict]:
+    """Per cent frozen -> explanation minus random in acc1, or another accuracy: estimate, low, high
+    (95 %), n."""
     if runs is None or not {"profile", "ranking"} <= set(runs):
         return {}
-    groups = chance_differences(runs).groupby("fraction")["difference"]
+    groups = chance_differences(runs, column).groupby("fraction")["difference"]
     names = "estimate", "low", "high", "n"
     return {round(100 * share): dict(zip(names, interval(values))) for share, values in groups}
 
@@ -197,6 +200,7 @@ def answer_over(
     third = [_range(tables, claim, unit_of(claim)) for claim in ("C5b", "C5c")]
     return [
         *_over_chance(tables, runs),
+        *_over_learning(runs),
         "What does forgetting cost? With nothing frozen, learning the second task takes "
         f"{second} points of accuracy on the first; at equal accuracy on the second, averaging "
         "the weights from before and after it, which costs no further training, keeps more of the "
@@ -235,6 +239,29 @@ def _over_chance(tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataF
     return [" ".join(said), " ".join([f"{where} In points: {'; '.join(others)}.", *more])]
 
 
+def _over_learning(runs: Mapping[str, pd.DataFrame]) -> list[str]:
+    """What is kept is paid for: the same differences in accuracy on the second task and in the mean
+    of both, in settings of two tasks; nothing where there are none."""
+    two = [table for table in runs.values() if tasks_in(table) == 2]
+    said = []
+    for column, words in (("acc2", "on the second task"), ("average", "of both tasks averaged")):
+        tables = [table.assign(average=average(table)) for table in two]
+        found = [row for table in tables for row in _differences(table, column).values()]
+        found = [row for row in found if row["n"] > 1]
+        ends = [POINTS.write(f(row["estimate"] for row in found)) for f in (min, max) if found]
+        above, below = (sum(row[e] * s > 0 for row in found) for e, s in (("low", 1), ("high", -1)))
+        said.append(
+            f"{' to '.join(ends)} points {words} ({above} of {len(found)} with a 95 % interval "
+            f"wholly above zero, {below} below)"
+        )
+    if not found:
+        return []
+    return [
+        "Does it learn more instead? In settings of two tasks freezing by explanation minus as "
+        f"many at random is, by setting and share, {said[0]}, and {said[1]}."
+    ]
+
+
 def _largest_unclaimed(
     tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataFrame]
 ) -> list[str]:
@@ -250,9 +277,11 @@ def _largest_unclaimed(
     if not found:
         return []
     _, name, share, row = max(found, key=lambda one: one[0])
+    learned = _differences(runs[name], "acc2")[share]
     return [
-        f"Of what no claim was registered for, farthest from zero: {name}, {share} % frozen, "
-        f"{bounded(row, POINTS)} (n = {int(row['n'])}, 95 %)."
+        "Of the differences that no claim was registered for and whose 95 % interval leaves out "
+        f"zero, the one farthest from it: {name}, {share} % frozen, {bounded(row, POINTS)} (n = "
+        f"{int(row['n'])}), while it learns {bounded(learned, POINTS)} more of the second task."
     ]
 
 
@@ -293,26 +322,17 @@ def _in_setting(
     name: str,
     rows: list[tuple[int, pd.Series]],
     runs: pd.DataFrame | None,
-    intervals: bool = True,
 ) -> str:
     """A setting's numbers and what they come to; its numbers alone where no claim was
     registered."""
     lines = [(share, row, SETTINGS_SAY[_says(row)]) for share, row in rows]
     if not lines:
         lines = [(share, row, "no registered claim") for share, row in unclaimed(runs)]
-    write = lambda row: bounded(row, POINTS) if intervals else POINTS.write(row["estimate"])  # noqa: E731
     said = [
-        f"{write(row)} with {share} % frozen ({_of_seeds(row, words)})"
+        f"{bounded(row, POINTS)} with {share} % frozen ({_of_seeds(row, words)})"
         for share, row, words in lines
     ]
     return f"{name}: {', '.join(said)}" if said else ""
-
-
-def by_setting(tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataFrame]) -> str:
-    """Every setting's numbers, without their intervals, and what they come to; empty where there
-    are none."""
-    said = [_in_setting(name, main_claims(t), runs.get(name), False) for name, t in tables.items()]
-    return f"In points: {'; '.join(filter(None, said))}." if any(said) else ""
 
 
 def _of_seeds(row: Mapping, words: str) -> str:
@@ -422,6 +442,24 @@ def _estimates(tables: Mapping[str, pd.DataFrame], claim: str) -> list[float]:
 def same_in(tables: Mapping[str, pd.DataFrame], claim: str) -> str:
     """`84 to 97`: per cent of filters that two choices have in common, over settings."""
     return _from_to([in_common(x) for x in _estimates(tables, claim)], Unit("%", 100, ".0f"))
+
+
+def between_classes(reads: Mapping[str, Read]) -> str:
+    """`92 to 95`: per cent of filters that the choices of two single classes have in common, the
+    mean over pairs of classes in the network that a setting shows; empty where none shows one."""
+    found = []
+    for read in reads.values():
+        try:
+            found.append(in_common(apart(read("class_overlap"))))
+        except FileNotFoundError:
+            continue
+    return _from_to(found, Unit("%", 100, ".0f")) if found else ""
+
+
+def apart(table: pd.DataFrame) -> float:
+    """The mean over pairs of different classes of a square of classes (class_overlap.csv)."""
+    values = table.drop(columns="class").to_numpy(float)
+    return values[~np.eye(len(values), dtype=bool)].mean()
 
 
 def _from_to(values: Sequence[float], unit: Unit) -> str:

@@ -24,15 +24,16 @@ from lib.report.statistics import MARGIN, frozen_by, interval, paired, pick
 SEEDS_AWAY = 2.5  # how far a forest reaches, in its farthest seed's distance from 0
 
 
-def chance_differences(runs: pd.DataFrame) -> pd.DataFrame:
-    """The paper's ranking minus random in acc1, paired on the checkpoint: profile, fraction, seed,
-    difference. runs: of one profile or several. Empty where nothing pairs."""
+def chance_differences(runs: pd.DataFrame, column: str = "acc1") -> pd.DataFrame:
+    """The paper's ranking minus random in acc1, or another column, paired on the checkpoint:
+    profile, fraction, seed, difference. runs: of one profile or several. Empty where nothing
+    pairs."""
     found = []
     for profile, part in runs.groupby("profile", sort=False):
         shares = pick(part, frozen_by(paper.RANKING))["fraction"].unique()
         for share in sorted(s for s in shares if 0 < s < 1):
             pair = [frozen_by(ranking, share) for ranking in (paper.RANKING, "random")]
-            for seed, value in paired(part, *pair).items():
+            for seed, value in paired(part, *pair, column).items():
                 found.append((profile, share, seed, value))
     return pd.DataFrame(found, columns=["profile", "fraction", "seed", "difference"])
 

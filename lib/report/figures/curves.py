@@ -1,5 +1,7 @@
 """Accuracy over epochs and by class, what is frozen, what is chosen."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -114,7 +116,7 @@ def overlap_bars(
         ax.axvline(place, color=ink(), ls=dash, lw=1, label=f"{words}: {place:.2f}")
     ours = labels.get(paper.RANKING, paper.RANKING)
     ax.set(xlabel=f"overlap (IoU) with the filters {ours} chooses at {share}", xlim=(0, 1))
-    ax.set_title(about)
+    figure.suptitle("\n".join(textwrap.wrap(about, 78)), fontsize=9)  # of the whole width
     legend_below(figure, *ax.get_legend_handles_labels(), columns=2)
     return figure
 

@@ -30,12 +30,16 @@ from lib.report.figures.style import (
     standing_out,
     written,
 )
-from lib.report.statistics import by_seed, checkpoints, gained, interval, retained
+from lib.report.statistics import by_seed, checkpoints, gained, interval, retained, tasks_in
 
 CONTROLS = {  # no arms: they cost no training of their own
     "trajectory": ("fine-tuning's trajectory", ":", VERMILLION),
     "interpolation": ("line of weights, before to after", "--", GREY),
 }
+ACC2 = (  # of two tasks, of more
+    "acc2: test accuracy on task 2 (plasticity)",
+    "acc2: test accuracy on task 2 after the last task (what is left of it)",
+)
 LINE = 0.15  # inches from one label to the next
 TOGETHER = 0.09  # of a panel: marks of one fraction that lie closer share their number
 MOST_NAMES = 24  # in a panel; with more, none is found
@@ -241,7 +245,7 @@ def plane(
         _draw_dots(ax, dots)
         _draw_marks(ax, marks)
         _draw_controls(ax, trajectory)
-        ax.set_xlabel("acc2: test accuracy on task 2 (plasticity)")
+        ax.set_xlabel(ACC2[tasks_in(runs) > 2])
         ax.set_ylabel("acc1: test accuracy on task 1 (stability)")
         percent(ax, "xy")
     start = checkpoints(runs)
@@ -301,8 +305,8 @@ MEASURES = {
 
 def retained_arms(runs: pd.DataFrame, arms: pd.DataFrame, classes: int = 10) -> Figure:
     """Retained share of task 1 and gain on task 2 of every arm that starts from a checkpoint, those
-    that freeze as many filters side by side: mean, 95 % t interval, seeds as dots; the band is
-    fine-tuning's interval. classes: of a task, for chance."""
+    that were asked to freeze as many filters side by side: mean, 95 % t interval, seeds as dots;
+    the band is fine-tuning's interval. classes: of a task, for chance."""
     about = caption(runs)
     runs = runs.assign(
         retained=retained(runs["acc1"], runs["acc1_before"].astype(float), classes),
@@ -312,9 +316,10 @@ def retained_arms(runs: pd.DataFrame, arms: pd.DataFrame, classes: int = 10) -> 
     lines = sum(map(len, groups.values())) + 1.3 * len(groups)
     figure, axes = new(8.6, 0.2 * lines + 1.5, ncols=2, sharey=True)
     tuned, most = runs[runs["method"] == "finetune"], runs["seed"].nunique()
+    tasks = tasks_in(runs)
     for ax, (column, words) in zip(axes, MEASURES.items()):
         ax.axvline(0, color=ink(), lw=0.8)
-        ax.set_xlabel(words, fontsize=8)
+        ax.set_xlabel(words if tasks == 2 else words.replace("after", "at the end"), fontsize=8)
         # more ticks, and the two panels' outer ones would run into each other
         ax.locator_params(axis="x", nbins=5)
         percent(ax, "x")
@@ -334,7 +339,8 @@ def retained_arms(runs: pd.DataFrame, arms: pd.DataFrame, classes: int = 10) -> 
                 _line(ax, y, by_seed(part, column), looks[line_of(arms, arm)["label"]])
             n = part["seed"].nunique()
             places.append(y)
-            names.append(name + ("" if n == most else f", {counted(n)}"))
+            frozen = _really(part, line_of(arms, arm)["fraction"]) if tasks == 2 else ""
+            names.append(name + frozen + ("" if n == most else f", {counted(n)}"))
         y += 1.3
     axes[0].set_yticks(places, names)
     axes[0].set_ylim(y - 0.4, -0.7)
@@ -344,6 +350,12 @@ def retained_arms(runs: pd.DataFrame, arms: pd.DataFrame, classes: int = 10) -> 
     several = "; bars: 95 % over seeds, dots: seeds; band: fine-tuning" if most > 1 else ""
     figure.suptitle(about + several, fontsize=9)
     return figure
+
+
+def _really(runs: pd.DataFrame, asked: float) -> str:
+    """` (57 %)`: the share really frozen, where a rule makes it another than was asked for."""
+    share = runs["realised"].mean() if 0 < float(asked) < 1 and "realised" in runs else asked
+    return "" if np.isclose(share, asked, atol=0.01, equal_nan=True) else f" ({100 * share:.0f} %)"
 
 
 def _line(ax, y: float, values: pd.Series, look: Look) -> None:
