@@ -12,6 +12,7 @@ import hashlib
 import os
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -260,8 +261,19 @@ def _folder(root: Path, size: int):
             f"{root}: no images for {' and '.join(empty)}; expected "
             f"{', '.join(sorted(IMAGE_SUFFIXES))} files in class folders, five or more a class"
         )
-    (x, y), (x_test, y_test) = (zip(*parts[part]) for part in ("train", "test"))
+    by_turns = (_by_turns(parts[part]) for part in ("train", "test"))
+    (x, y), (x_test, y_test) = (zip(*items) for items in by_turns)
     return np.stack(x), list(y), np.stack(x_test), list(y_test), names
+
+
+def _by_turns(items: list[tuple]) -> list[tuple]:
+    """(image, label) in turns over the labels, so that the first few are of every class."""
+    seen: Counter[int] = Counter()
+    turns = []
+    for item in items:
+        turns.append((seen[item[1]], item[1], item))
+        seen[item[1]] += 1
+    return [item for *_, item in sorted(turns, key=lambda turn: turn[:2])]
 
 
 def open_image(file: Path, size: int) -> np.ndarray:
@@ -318,13 +330,19 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), std.float()
 
 
-def draw_classes(n_classes: int, tasks: int, size: int, seed: int) -> list[tuple[int, ...]]:
-    """`tasks` lists of `size` different classes drawn at random by the seed, as the paper's text
-    says it did."""
-    if tasks * size > n_classes:
-        raise ValueError(f"cannot draw {tasks} x {size} classes from {n_classes}: ask for fewer")
-    order = torch.randperm(n_classes, generator=torch.Generator().manual_seed(seed)).tolist()
-    return [tuple(order[k * size : (k + 1) * size]) for k in range(tasks)]
+def draw_classes(known: Sequence[int], tasks: int, size: int, seed: int) -> list[tuple[int, ...]]:
+    """`tasks` lists of `size` different classes drawn at random from those known by the seed, as
+    the paper's text says it did."""
+    if tasks * size > len(known):
+        raise ValueError(f"cannot draw {tasks} x {size} classes from {len(known)}: ask for fewer")
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed)).tolist()
+    drawn = [known[place] for place in order]
+    return [tuple(drawn[k * size : (k + 1) * size]) for k in range(tasks)]
+
+
+def with_images(images: Images) -> list[int]:
+    """The classes that have images for training and for testing, in order."""
+    return sorted({*images.y.tolist()} & {*images.y_test.tolist()})
 
 
 def split_tasks(

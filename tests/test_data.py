@@ -203,13 +203,13 @@ def test_folder_without_train_and_test_gives_every_fifth_for_testing(tmp_path):
     images = load(str(tmp_path / "set"))
     assert_wellformed(images, 16, 4, 32, 2)
     assert images.names == ("ant", "cat")  # sorted, whatever the order on disk
-    assert images.x_test[:, 0, 0, 0].tolist() == [40, 90, 40, 90] and images.y_test.tolist() == [
-        0,
+    assert images.x_test[:, 0, 0, 0].tolist() == [40, 40, 90, 90] and images.y_test.tolist() == [
         0,
         1,
+        0,
         1,
-    ]
-    assert images.x[:, 1, 5, 5].tolist() == [50] * 8 + [0] * 8  # ant was written second
+    ]  # by turns: the first few images are of every class
+    assert images.x[:, 1, 5, 5].tolist() == [50, 0] * 8  # ant was written second
     assert load(str(tmp_path / "set"), image_size=64).x.shape[-1] == 64
 
 
@@ -296,12 +296,15 @@ def test_join(tiny_tasks):
 
 
 def test_draw_classes_is_fixed_by_the_seed_and_disjoint():
-    drawn = draw_classes(100, 2, 10, seed=1)
-    assert drawn == draw_classes(100, 2, 10, seed=1) != draw_classes(100, 2, 10, seed=2)
+    all_of_them = range(100)
+    drawn = draw_classes(all_of_them, 2, 10, seed=1)
+    assert drawn == draw_classes(all_of_them, 2, 10, 1) != draw_classes(all_of_them, 2, 10, 2)
+    gaps = draw_classes([0, 1, 7, 9], 2, 2, seed=1)
+    assert sorted(c for task in gaps for c in task) == [0, 1, 7, 9]
     assert [len(c) for c in drawn] == [10, 10] and len({c for task in drawn for c in task}) == 20
-    assert sorted(c for task in draw_classes(6, 3, 2, 0) for c in task) == list(range(6))
+    assert sorted(c for task in draw_classes(range(6), 3, 2, 0) for c in task) == list(range(6))
     with pytest.raises(ValueError, match="cannot draw 3 x 2 classes from 5"):
-        draw_classes(5, 3, 2, 0)
+        draw_classes(range(5), 3, 2, 0)
 
 
 def test_checksum_is_of_what_is_used(tmp_path, tiny_npz, tiny_tasks):

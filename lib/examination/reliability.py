@@ -66,9 +66,12 @@ def heat_again(
     return heat_of(images, noise_image(other, layer, first, size, task).to(images), task)
 
 
-def maps_in_halves(model: nn.Module, task: Task, count: int = 100) -> tuple[Tensor, Tensor]:
+def maps_in_halves(
+    model: nn.Module, task: Task, count: int = 100, rescaled: bool = False
+) -> tuple[Tensor, Tensor]:
     """Class maps (C, H, W) twice: from every other one of the images behind the study's class map,
-    and from those between (a class with a single image has the same map twice)."""
+    and from those between (a class with a single image has the same map twice). rescaled: each
+    half's mean to [0, 1] again, as the class map "rescaled" is."""
     picks, _ = choose_images(model, task, count)
     dtype, halves = next(model.parameters()).dtype, ([], [])
     for c, pick in enumerate(picks):
@@ -77,7 +80,8 @@ def maps_in_halves(model: nn.Module, task: Task, count: int = 100) -> tuple[Tens
         for start, half in enumerate(halves):
             part = each[start::2] if len(each) > start else each
             half.append(part.mean(0).cpu())
-    return torch.stack(halves[0]), torch.stack(halves[1])
+    first, second = (torch.stack(half) for half in halves)
+    return (scale(first), scale(second)) if rescaled else (first, second)
 
 
 def mse_terms(maps: Tensor, heat: Tensor) -> dict[str, Tensor]:

@@ -35,7 +35,8 @@ class FineTune(Method):
         return not self.trace
 
     def before(self, model, task, context):
-        if self.trace:
+        self.tracing = self.trace and not self.rows  # of the first round it sees, round 2
+        if self.tracing:
             steps = len(task.x) // context.recipe.batch_size * context.recipe.epochs
             self.marks = set(np.geomspace(1, steps, TRACE_STEPS).round().astype(int).tolist())
             self.step, self.context = 0, context
@@ -43,7 +44,7 @@ class FineTune(Method):
             self.rows.append({"control": "trajectory", "place": 0, **context.accuracies(model)})
 
     def after_step(self, model):
-        if self.trace:
+        if self.tracing:
             self.step += 1
             if self.step in self.marks:
                 self.rows.append(
@@ -51,7 +52,7 @@ class FineTune(Method):
                 )
 
     def after(self, model, task, context):
-        if self.trace:
+        if self.tracing:
             end = {k: v.detach().clone() for k, v in model.state_dict().items()}
             for alpha in np.linspace(0, 1, LINE_POINTS).round(6).tolist():
                 model.load_state_dict(interpolate(self.start, end, alpha))
@@ -60,6 +61,7 @@ class FineTune(Method):
                 )
             model.load_state_dict(end)
             del self.start, self.context
+            self.tracing = False
 
     def records(self):
         return {"trajectory": self.rows} if self.trace else {}

@@ -105,7 +105,7 @@ def initialise(model: nn.Module, init: str, generator: torch.Generator) -> None:
     """Draw the weights of all convolutions and linear layers anew, layer by layer, from
     `generator`; batch norm to 1 / 0. For init see `vgg16`. On the meta device, which holds no
     weights, nothing (drawing there would first import PyTorch's compiler, seconds long)."""
-    if next(model.parameters()).is_meta:
+    if any(p.is_meta for p in model.parameters()):
         return
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -49,6 +49,7 @@ class Session:
         self.outputs: dict[str, str] = {}
         self.show = profile.seed_list[0]
         self.borrowed = False  # whether tables are the published record's
+        self.inputs = inputs(notebook, profile)  # before: what is edited meanwhile was not used
         manifest_path(self.results, notebook).unlink(missing_ok=True)
 
     def table(self, rows: pd.DataFrame | list[dict], name: str) -> pd.DataFrame:
@@ -112,7 +113,8 @@ class Session:
         time."""
         manifest = {
             "notebook": self.notebook,
-            "inputs": inputs(self.notebook, self.profile),
+            # but for the rows, which it may have made itself
+            "inputs": self.inputs | _rows_there(self.notebook, self.results),
             "outputs": self.outputs,
             "seeds": self.profile.seeds,
             "data": self.profile.data.model_dump(),
@@ -200,14 +202,21 @@ def inputs(notebook: str, profile: Profile) -> dict[str, str]:
         "science": digest(SCIENCE),
         "data": _data_stamp(profile),
     }
-    if int(notebook[:2]) >= FIRST_WITH_ROWS:  # rows that came in by `restore` or another seed's run
-        found["rows"] = digest(sorted(p.name for p in (results / "runs/run").glob("*.meta.json")))
+    found |= _rows_there(notebook, results)
     if notebook not in STUDY:
         found["showcase"] = digest(_text(SHOWCASE / "manifest.json"))
     if before:
         upstream = read_manifest(results, before[-1])
         found["upstream"] = digest(upstream["outputs"]) if upstream else "none"
     return found
+
+
+def _rows_there(notebook: str, results: Path) -> dict[str, str]:
+    """The rows there are, for a notebook that reads them: some come in by `restore` or by another
+    seed's run."""
+    if int(notebook[:2]) < FIRST_WITH_ROWS:
+        return {}
+    return {"rows": digest(sorted(p.name for p in (results / "runs/run").glob("*.meta.json")))}
 
 
 def _text(path: Path) -> str:

@@ -363,6 +363,8 @@ def tuning_table(tuning: pd.DataFrame) -> pd.DataFrame | str:
     there is none."""
     if tuning.empty:
         return "this profile has no tuned settings"
+    if "again" in tuning:  # once more, beside a point of another network
+        tuning = tuning[~tuning["again"].astype(bool)]
     columns = [*(c for c in tuning if re.fullmatch(r"acc\d+", c)), "average"]
     found = []
     for (grid, options), part in tuning.groupby(["grid", "options"], sort=False):
@@ -377,8 +379,12 @@ def tuning_table(tuning: pd.DataFrame) -> pd.DataFrame | str:
 def tried(tuning: pd.DataFrame) -> list[tuple[str, list[tuple[str, str, bool]]]]:
     """Every grid and its settings, smaller values first: (grid, [(values, mean, chosen), ...]).
     values: such as `strength 10`; mean: of the accuracies over all tasks, seeds and what shares the
-    setting, or `failed`, where a run of it diverged."""
-    found = []
+    setting, or `failed`, where a run of it diverged; where a point started from another network
+    than the first ones, with what the choice so far came to there."""
+    found, beside = [], tuning[:0]
+    if "again" in tuning:
+        again = tuning["again"].astype(bool)
+        beside, tuning = tuning[again], tuning[~again]
     for grid, part in tuning.groupby("grid", sort=False) if len(tuning) else ():
         options = pd.DataFrame(map(json.loads, part["options"]), index=part.index)
         numbers = options.select_dtypes("number")
@@ -388,9 +394,19 @@ def tried(tuning: pd.DataFrame) -> list[tuple[str, list[tuple[str, str, bool]]]]
             words = ", ".join(f"{name} {value:g}" for name, value in zip(varied, values))
             failed = rows["failed"].notna().any()
             mean = "failed" if failed else plain(rows["average"].mean())
+            mean += _of_the_choice_there(rows, beside) if len(beside) else ""
             lines.append((words, mean, bool(rows["chosen"].all())))
         found.append((grid, lines))
     return found
+
+
+def _of_the_choice_there(rows: pd.DataFrame, again: pd.DataFrame) -> str:
+    """What the choice so far came to on the networks these rows started from, if these are other
+    networks than the first points'; again: what was run once more."""
+    there = again[again["lineage"].isin(rows["lineage"]) & (again["grid"] == rows["grid"].iloc[0])]
+    if there.empty or set(there["options"]) & set(rows["options"]):
+        return ""
+    return f" (where the choice so far had {plain(there['average'].mean())})"
 
 
 def at_an_end(tuning: pd.DataFrame) -> str:

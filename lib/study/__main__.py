@@ -25,7 +25,7 @@ def _work(arguments: Sequence[str] | None) -> None:
     from lib.study.inputs import check  # torch and all: inside, so that its absence is told
     from lib.study.jobs import complete
     from lib.study.profile import load, parse_seeds
-    from lib.study.store import results_dir, sweep
+    from lib.study.store import holding, results_dir, sweep
     from lib.study.tables import collect
 
     parser = Parser(prog="python -m lib.study", description=__doc__)
@@ -55,9 +55,10 @@ def _work(arguments: Sequence[str] | None) -> None:
     seeds = _dealt(parse_seeds(given.seeds or load(given.profile).seeds), given.shard)
     profile = load(given.profile, ",".join(map(str, seeds)), given.data)
     check(profile, given.workers)
-    sweep(results_dir(profile.name))
-    print(forecast(profile, given.workers), flush=True)
-    complete(profile, workers=given.workers)
+    with holding(results_dir(profile.name), shared=True):  # with other parts, but not with `clean`
+        sweep(results_dir(profile.name))
+        print(forecast(profile, given.workers), flush=True)
+        complete(profile, workers=given.workers)
     rows = len(collect(profile)["runs"])
     print(json.dumps({"profile": profile.name, "seeds": seeds, "rows": rows}))
 

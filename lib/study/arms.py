@@ -37,6 +37,7 @@ def check(profile: Profile) -> None:
             f"examine: rankings: {', '.join(asked) or 'none'}: expected the paper's, mse, among "
             "them, or all; the others are shown beside it"
         )
+    names: dict[str, str] = {}
     for arm in profile.arms:
         if arm.curriculum not in CURRICULA:
             raise ValueError(
@@ -52,12 +53,22 @@ def check(profile: Profile) -> None:
                 raise ValueError(
                     f"arm {arm.name!r}: no ranking {name!r}; expected one of {', '.join(RANKINGS)}"
                 )
+        if (twin := names.setdefault(_what(arm), arm.name)) != arm.name:
+            raise ValueError(
+                f"arms {twin!r} and {arm.name!r} are the same but for their names: expected each "
+                "once; a row would count for one of them alone"
+            )
         try:
             METHODS[arm.method](**arm.options)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"arm {arm.name!r}, method {arm.method}, options {dict(arm.options)}: {error}"
             ) from None
+
+
+def _what(arm: Arm) -> str:
+    """Arms that are alike but for their name have the same."""
+    return json.dumps([arm.method, dict(arm.options), arm.curriculum], sort_keys=True)
 
 
 def ranking_of(arm: Arm) -> Ranking | None:

@@ -60,7 +60,7 @@ def _tasks(
 ) -> tuple[tuple[Task, ...], str]:
     pictures, draw = _pictures(data.source, size), data.draw
     classes = data.classes or data_room.draw_classes(
-        len(pictures.names), draw.tasks, draw.classes, seed
+        data_room.with_images(pictures), draw.tasks, draw.classes, seed
     )
     split = data_room.split_tasks(pictures, classes, heads)
     if data.holdout:

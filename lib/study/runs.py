@@ -100,7 +100,10 @@ def sequence(arm: Arm, seed: int, profile: Profile, lineage: str) -> dict:
         precision = profile.recipe.precision
         before = {f"acc{k}_before": evaluate(model, t, precision) for k, t in enumerate(split, 1)}
         before["loss1_before"] = measure(model, split[0], precision)["loss"]
-        method, accuracy = trained(arm, seed, profile, model)
+        try:
+            method, accuracy = trained(arm, seed, profile, model)
+        except ValueError as error:
+            raise ValueError(f"arm {arm.name!r}: {error}") from error
         realised = frozen_fraction(model, method)
         row = _row(profile, arm, seed, lineage, model, split, method, realised=realised, **before)
         return {"row": row, "accuracy": accuracy, **method.records()}
@@ -128,9 +131,20 @@ def trained(
         method.before(model, task, now)
         label = f"seed {seed}  {name}" + (f"  round {number}" if len(split) > 2 else "")
         history = fit(model, task, profile.recipe, method, seed, split, epochs(label))
-        accuracy += [{"round": number, **row} for row in history.accuracy]
+        rows = [{"round": number, **row} for row in history.accuracy]
         method.after(model, task, now)
+        if type(method).after is not Method.after and number < len(split):
+            # what the round leaves behind, where the method still changes it (merging)
+            last = rows[-1]["epoch"]
+            left = {t.name: evaluate(model, t, precision) for t in split}
+            rows = [_at_the_end(row, last, left) for row in rows]
+        accuracy += rows
     return method, accuracy
+
+
+def _at_the_end(row: dict, last: int, left: dict[str, float]) -> dict:
+    """A row of accuracies with what is left after the last epoch."""
+    return {**row, "accuracy": left[row["task"]]} if row["epoch"] == last else row
 
 
 def _scores(profile: Profile, seed: int, model: nn.Module, number: int):

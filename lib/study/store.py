@@ -175,19 +175,21 @@ def _gone(pid: int) -> bool:
 
 
 @contextmanager
-def holding(folder: Path, wait: bool = True) -> Iterator[None]:
+def holding(folder: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
     """Keep a profile's results to this process: another one waits and says so, or (wait False)
-    ends in a RuntimeError. The lock lies beside the folder and goes with the process."""
+    ends in a RuntimeError. shared: to this one and others that share them, as parts of one run
+    do. The lock lies beside the folder and goes with the process."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     lock = folder.with_name(f".{folder.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "a+") as file:
-        if not _taken(file):
+        if not _taken(file, kind):
             file.seek(0)
             who = f"{folder} is in use by process {file.read().strip() or 'unknown'}"
             if not wait:
                 raise RuntimeError(f"{who}: expected it to be at rest; wait for it, or end it")
             print(f"{who}: waiting for it to end", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, kind)
         with naming(lock):
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -195,11 +197,11 @@ def holding(folder: Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def _taken(file) -> bool:
-    """Lock an open file if nobody else has."""
+def _taken(file, kind: int) -> bool:
+    """Lock an open file if nobody else has it in a way that excludes this."""
     with naming(Path(file.name)):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True
@@ -400,7 +402,7 @@ def _locked(path: Path):
     one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as file:
-        if not _taken(file):
+        if not _taken(file, fcntl.LOCK_EX):
             print(f"waiting for another process to finish {path}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

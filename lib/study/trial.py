@@ -29,7 +29,8 @@ def beside(
     same = [a for a in usual if a.options.get("fraction") in (None, options.get("fraction"))]
     trial = base.model_copy(update={"arms": (*same, yours)})
     check(trial)
-    rows = [run(trial, seed, arm.name)["row"] for arm in same]
+    # from the checkpoint that is here, as yours: published rows may be of another
+    rows = [run(trial, seed, arm.name, again=True)["row"] for arm in same]
     rows.append(sequence(yours, seed, trial, task1(trial, seed)["lineage"])["row"])
     names = [arm.name for arm in trial.arms]
     return pd.DataFrame(rows, index=pd.Index(names, name="arm"))[COLUMNS]

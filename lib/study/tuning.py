@@ -7,7 +7,9 @@ image is looked at, and none of the study's own seeds.
 
 The rule, written before: of each grid the point with the best mean accuracy over all tasks, of
 equally good ones the smaller value; each profile (two heads, one head) by itself. A point that
-diverges on any seed is never chosen.
+diverges on any seed is never chosen. Points are compared on the same task-1 networks alone: one
+that a longer grid adds, on other networks of its seeds, stands against the choice so far, run again
+there.
 
 Every run is an ordinary run, of a copy of the profile whose arms are the points of the grids and
 whose data are without the held-out images; its rows lie in the profile's store beside the others,
@@ -15,10 +17,12 @@ and are published and restored with them.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from lib.study import engine
@@ -81,8 +85,9 @@ def plan(profile: Profile, seeds: str | None = None) -> Profile:
 
 
 def tune(profile: Profile, seeds: str | None = None, workers: int | None = None) -> None:
-    """Run every point that is still missing, side by side, after what it needs; a point that
-    diverges is recorded and does not stop the others."""
+    """Run every point that is still missing, side by side, after what it needs, then what links
+    points that started from different networks; a point that diverges is recorded and does not
+    stop the others."""
     wanted = plan(profile, seeds)
     asked = [Job("run", seed, arm.name) for seed in wanted.seed_list for arm in wanted.arms]
     missing = [j for j in asked if not PRODUCTS["run"].there(wanted, j.seed, j.part)]
@@ -90,10 +95,51 @@ def tune(profile: Profile, seeds: str | None = None, workers: int | None = None)
         f"tuning {profile.name} on seeds {wanted.seeds}, scored on {wanted.data.holdout} held-out "
         f"training images a class: {len(missing)} of {len(asked)} runs are missing"
     )
-    log = results_dir(profile.name) / "log.txt"
-    for kind in PRODUCTS:
-        engine.side_by_side(needed(wanted, missing, kind), Making(wanted), log, workers)
-    engine.side_by_side(missing, Making(wanted, attempt), log, workers)
+    _make(wanted, missing, workers)
+    if apart := _apart(profile, wanted):
+        first = {job.seed: job for job in apart}  # whose checkpoint says what is to be run
+        _make(wanted, list(first.values()), workers, networks_alone=True)
+        links = _links(wanted, apart)
+        engine.say(
+            f"{len(links)} runs once more, from the networks that a later point started from"
+        )
+        _make(wanted, links, workers)
+
+
+def _make(
+    wanted: Profile, jobs: Sequence[Job], workers: int | None, networks_alone: bool = False
+) -> None:
+    """What these runs need and is not there, kind by kind; then the runs."""
+    log = results_dir(wanted.name) / "log.txt"
+    for kind in ("task1",) if networks_alone else PRODUCTS:
+        engine.side_by_side(needed(wanted, jobs, kind), Making(wanted), log, workers)
+    if not networks_alone:
+        engine.side_by_side(jobs, Making(wanted, attempt), log, workers)
+
+
+def _apart(profile: Profile, wanted: Profile) -> list[Job]:
+    """Of every grid with a setting that shares no network with the choice among the others: the
+    runs of both, on every seed."""
+    found = []
+    for tried in _tried(profile, wanted):
+        best, others = _first_choice(tried), _outside(tried)
+        if best is None or all(_shared(tried, best, one) for one in others):
+            continue
+        settings = [best, *(one for one in others if not _shared(tried, best, one))]
+        names = [p.arm.name for p, _ in tried if p.setting in settings]
+        found += [Job("run", seed, name, again=True) for seed in wanted.seed_list for name in names]
+    return found
+
+
+def _links(wanted: Profile, apart: Sequence[Job]) -> list[Job]:
+    """Those of these runs that the checkpoints here have not seen."""
+    here = {seed: task1(wanted, seed)["lineage"] for seed in {job.seed for job in apart}}
+    shelf = store(wanted)
+    return [
+        job
+        for job in apart
+        if here[job.seed] not in shelf.branches("run", run_key(wanted, job.seed, job.part))
+    ]
 
 
 def needed(wanted: Profile, missing: Sequence[Job], kind: str) -> list[Job]:
@@ -112,7 +158,7 @@ def attempt(job: Job, profile: Profile) -> dict:
     """An arm's rows; or, if its training diverges, a row without accuracies that says so, under the
     same key."""
     try:
-        return run(profile, job.seed, job.part)
+        return run(profile, job.seed, job.part, again=job.again)
     except FloatingPointError as error:
         failed = " ".join(str(error).split())
         lineage = task1(profile, job.seed)["lineage"]  # raises again if it is task 1 that fails
@@ -138,26 +184,98 @@ def attempt(job: Job, profile: Profile) -> dict:
 # --- what came out --------------------------------------------------------------------------------
 
 
+# of one grid: its points, each with seed -> lineage -> the line of a run
+Tried = list[tuple[Point, dict[int, dict[str, dict]]]]
+
+
+def _tried(profile: Profile, wanted: Profile) -> list[Tried]:
+    """Of each grid what is there."""
+    return [
+        [
+            (point, {seed: _rows(wanted, seed, point) for seed in wanted.seed_list})
+            for point in points(profile)
+            if point.grid.name == grid.name
+        ]
+        for grid in profile.tuning.grids
+    ]
+
+
+def _usual(tried: Tried) -> dict[int, str | None]:
+    """Seed -> the lineage that most points of the grid started from."""
+    found: dict[int, Counter] = {}
+    for _, of in tried:
+        for seed, rows in of.items():
+            found.setdefault(seed, Counter()).update([*rows])
+    return {seed: max(many, key=many.get, default=None) for seed, many in found.items()}
+
+
+def _means(
+    tried: Tried, setting: Mapping, lineages: Mapping[int, str]
+) -> list[float | None] | None:
+    """A setting's averages on these networks, None for a failed one; None if one was not run."""
+    lines = [of[s].get(lineages[s]) for p, of in tried if p.setting == setting for s in of]
+    return None if None in lines else [line["average"] for line in lines]
+
+
+def _first_choice(tried: Tried) -> dict | None:
+    """The best of the settings that ran on the networks most of them started from."""
+    usual = _usual(tried)
+    inside = [(p, of) for p, of in tried if _means(tried, p.setting, usual) is not None]
+    averages = [[of[seed][usual[seed]]["average"] for seed in of] for _, of in inside]
+    return chosen([p for p, _ in inside], averages)
+
+
+def _outside(tried: Tried) -> list[dict]:
+    """The settings that did not, all of whose runs are there."""
+    usual, found = _usual(tried), []
+    for point, _ in tried:
+        same = [of for p, of in tried if p.setting == point.setting]
+        if _means(tried, point.setting, usual) is None and all(all(of.values()) for of in same):
+            found += [point.setting] * (point.setting not in found)
+    return found
+
+
+def _shared(tried: Tried, one: Mapping, other: Mapping) -> dict[int, str]:
+    """Seed -> a lineage on which all runs of both settings are there; empty if a seed has none."""
+    both = [of for p, of in tried if p.setting in (one, other)]
+    found = {s: set.intersection(*({*of[s]} for of in both)) for s in both[0]}
+    return {s: min(shared) for s, shared in found.items()} if all(found.values()) else {}
+
+
+def settled(tried: Tried) -> dict | None:
+    """The rule: of the settings that ran on the networks most of them started from, the best; then
+    each of the others in turn, smallest first, if it is better where the choice so far was run
+    again beside it. One that shares no network with the choice is left out."""
+    best = _first_choice(tried)
+    for other in _outside(tried):
+        if best is not None and (lineages := _shared(tried, best, other)):
+            sides = [(setting, _means(tried, setting, lineages)) for setting in (best, other)]
+            scores = [np.nan if None in m else round(float(np.mean(m)), 12) for _, m in sides]
+            best = other if scores[1] > scores[0] or np.isnan(scores[0]) else best
+    return best
+
+
 def table(profile: Profile, seeds: str | None = None) -> list[dict]:
     """Rows of tuning.csv, those of the grids of today that are there: profile, setting, grid,
-    method, options, seed, lineage, data, acc1, acc2, ..., average (over tasks), failed, chosen. A
-    failed run has no accuracies. Nothing is chosen of a grid that is not complete, or of which
-    every point failed."""
+    method, options, seed, lineage, data, acc1, acc2, ..., average (over tasks), failed, chosen,
+    again (run once more, beside a point that started from another network). A failed run has no
+    accuracies. Nothing is chosen of a grid that is not complete, or of which every point failed."""
     wanted = plan(profile, seeds)
     found = []
-    for grid in profile.tuning.grids:
-        mine = [p for p in points(profile) if p.grid.name == grid.name]
-        rows = [[_row(wanted, seed, p) for seed in wanted.seed_list] for p in mine]
-        setting = chosen(mine, [[row and row["average"] for row in of] for of in rows])
-        complete = all(row for of in rows for row in of)
-        for point, of in zip(mine, rows):
-            taken = complete and point.setting == setting
-            found += [{**row, "chosen": taken} for row in of if row]
+    for tried in _tried(profile, wanted):
+        complete = all(all(of.values()) for _, of in tried)
+        best, usual = settled(tried) if complete else None, _usual(tried)
+        for point, of in tried:
+            for seed, rows in of.items():
+                first = usual[seed] if usual[seed] in rows else next(iter(rows), None)
+                for lineage, line in rows.items():
+                    taken = {"chosen": best == point.setting, "again": lineage != first}
+                    found.append({**line, **taken})
     return found
 
 
 def chosen(tried: Sequence[Point], averages: Sequence[Sequence[float | None]]) -> dict | None:
-    """The rule: the setting with the best mean over seeds and over what shares it; of equally good
+    """The setting with the best mean over seeds and over what shares it; of equally good
     ones the one listed first. averages: of each point, one number a seed, None where it failed; a
     setting that failed once is out. None if all are."""
     best, setting = -1.0, None
@@ -168,28 +286,28 @@ def chosen(tried: Sequence[Point], averages: Sequence[Sequence[float | None]]) -
     return setting
 
 
-def _row(wanted: Profile, seed: int, point: Point) -> dict | None:
-    """A run's line of tuning.csv; None if it is not there."""
+def _rows(wanted: Profile, seed: int, point: Point) -> dict[str, dict]:
+    """Lineage -> a run's line of tuning.csv, of those that are there."""
     shelf, key = store(wanted), run_key(wanted, seed, point.arm.name)
-    branches = shelf.branches("run", key)
-    if not branches:
-        return None
-    row = shelf.read(shelf.path("run", key, branch=branches[0]))["row"]
-    accuracies = {k: v for k, v in row.items() if k.startswith("acc") and k[3:].isdigit()}
-    failed = row.get("failed")
-    return {
-        "profile": wanted.name,
-        "setting": wanted.setting,
-        "grid": point.grid.name,
-        "method": point.arm.method,
-        "options": json.dumps(point.arm.options, sort_keys=True),
-        "seed": seed,
-        "lineage": row["lineage"],
-        "data": row["data"],
-        **accuracies,
-        "average": None if failed else sum(accuracies.values()) / len(accuracies),
-        "failed": failed,
-    }
+    found = {}
+    for branch in shelf.branches("run", key):
+        row = shelf.read(shelf.path("run", key, branch=branch))["row"]
+        accuracies = {k: v for k, v in row.items() if k.startswith("acc") and k[3:].isdigit()}
+        failed = row.get("failed")
+        found[row["lineage"]] = {
+            "profile": wanted.name,
+            "setting": wanted.setting,
+            "grid": point.grid.name,
+            "method": point.arm.method,
+            "options": json.dumps(point.arm.options, sort_keys=True),
+            "seed": seed,
+            "lineage": row["lineage"],
+            "data": row["data"],
+            **accuracies,
+            "average": None if failed else sum(accuracies.values()) / len(accuracies),
+            "failed": failed,
+        }
+    return found
 
 
 def lines(profile: Profile, seeds: str | None = None) -> str:
@@ -198,7 +316,7 @@ def lines(profile: Profile, seeds: str | None = None) -> str:
     rows, wanted, found = table(profile, seeds), plan(profile, seeds), []
     for grid in profile.tuning.grids:
         mine = [p for p in points(profile) if p.grid.name == grid.name]
-        here = [row for row in rows if row["grid"] == grid.name]
+        here = [row for row in rows if row["grid"] == grid.name and not row["again"]]
         options = {row["options"] for row in here if row["chosen"]}
         taken = [p for p in mine if json.dumps(p.arm.options, sort_keys=True) in options]
         if not taken:

@@ -60,8 +60,12 @@ def _of_choices(read: Read) -> list[str]:
 
 def _of_rankings(runs: pd.DataFrame) -> str:
     """Every other ranking beside random freezing, at the share that most of them have."""
+    if "rule" not in runs:  # none freezes
+        return ""
     usual = runs[(runs["method"] == "freeze") & (runs["rule"] == "turns")]
     usual = usual[(usual["scope"] == "weights") & (usual["fraction"] < 1)]
+    if usual.empty:
+        return ""
     share = usual.groupby("fraction")["ranking"].nunique().idxmax()
     usual = usual[usual["fraction"] == share].assign(average=average(usual))
     arms = usual.drop_duplicates("arm").set_index("arm")["ranking"]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from lib.report.figures.against_chance import chance_differences, forest
 from lib.report.figures.curves import (
+    classes_of_task,
     learning_curves,
     of_budget_rules,
     over_epochs,
@@ -116,7 +117,7 @@ def from_tables(
                 f"it: an older record; make it with `make reproduce{profile}`"
             )
     words = caption(runs) if len(runs) else ""
-    classes = table("per_class").get("class", pd.Series(dtype=object)).nunique() or None
+    classes = classes_of_task(table("per_class"))
     comparable = beside_paper(runs)
     maps = table("class_maps")  # of the seed the notebooks show
     shown = ("", 0)

@@ -64,6 +64,12 @@ def learning_curves(
     return figure
 
 
+def classes_of_task(table: pd.DataFrame) -> int | None:
+    """How many classes the first task has, of per_class.csv: the most that a seed has, since seeds
+    may draw theirs; None for an empty table."""
+    return int(table.groupby("seed")["class"].nunique().max()) if len(table) else None
+
+
 def per_class(table: pd.DataFrame, about: str) -> Figure:
     """Accuracy of each class of task 1: mean over seeds, dots are seeds; dashed: chance. table:
     class, seed, accuracy."""
@@ -74,7 +80,7 @@ def per_class(table: pd.DataFrame, about: str) -> Figure:
     if n > 1:
         across = table["class"].map(names.index) + _apart(table["seed"])
         ax.plot(across, table["accuracy"], ".", color=ink(), ms=3)
-    _chance_line(ax, 1 / len(names))
+    _chance_line(ax, 1 / classes_of_task(table))
     what = "bars: mean, dots: seeds" if n > 1 else "one seed"
     ax.set(ylabel="test accuracy", ylim=(0, 1), xticks=places)
     ax.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor")

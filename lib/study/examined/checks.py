@@ -50,7 +50,13 @@ def reliability(profile: Profile, seed: int) -> dict:
     again = {
         layer: examination.heat_again(model, task, layer, seed, *how, rule) for layer in look.heat
     }
-    halves = examination.maps_in_halves(model, task, e.map_images)
+    if e.class_map == "one image":
+        raise ValueError(
+            "explain: class_map 'one image' has no two halves of images to be compared (C6): "
+            "expected no examined seed with it, or a class map of many images"
+        )
+    rescaled = e.class_map == "rescaled"
+    halves = examination.maps_in_halves(model, task, e.map_images, rescaled)
     say(f"seed {seed}  reliability of the MSE ranking")
     rows = examination.ranking_reliability(look.maps, look.heat, again, halves)
     return {"seed": seed, "lineage": task1(profile, seed)["lineage"], "rows": rows}
