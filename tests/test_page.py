@@ -172,13 +172,15 @@ def test_figures_of_examined_explanations_say_what_they_show_by_hand():
     assert said["grafts"].startswith("In the mean of both accuracies, MSE's choice lies above 75 %")
 
 
-def test_the_largest_difference_without_a_claim_is_named():
+def test_differences_without_a_claim_that_leave_out_zero_are_named():
     runs = study()  # MSE above random, at 25 and 75 % without a claim of their own
     table = pd.DataFrame([{"claim": "C2-random"}])
     (said,) = sentences._largest_unclaimed({"here": table}, {"here": runs})
     found = {k: v for k, v in sentences._differences(runs).items() if k != 50}
     share = max(found, key=lambda k: abs(found[k]["estimate"]))
-    assert f"here, {share} % frozen, {100 * found[share]['estimate']:+.1f} [" in said
+    first = said.split("(all of them): ")[1]
+    assert first.startswith(f"here, {share} % frozen: {100 * found[share]['estimate']:+.1f} [")
+    assert said.count("of the second task (n = 6)") == len(found) == 2
     claimed = pd.DataFrame({"claim": ["C2-random", "C2-random-25", "C2-random-75"]})
     assert sentences._largest_unclaimed({"here": claimed}, {"here": runs}) == []
     one = runs[runs["seed"] == 1]  # no interval
@@ -876,7 +878,7 @@ def test_the_overview_holds_every_setting_and_a_forest_of_those_alike(drawn, tmp
     assert "about &lt;it&gt;" in text and "paper with batch norm, one head" in text
     # digits have another spread: neither in the forest's count nor in the sentences
     assert (
-        "of 4, 0 have an interval" in text and "in 1 of 1 settings of two tasks, less in 0" in text
+        "of 4, 0 have a 95 % interval" in text and "in 1 of 1 settings of two tasks, less in 0" in text
     )
 
 

@@ -54,7 +54,8 @@ def of_forest(runs: pd.DataFrame) -> str:
     )
     return (
         f"The mean differences run from {means[0]} to {means[1]} points; of {len(found)}, {above} "
-        f"have an interval wholly above zero, {below} wholly below{words}."
+        f"{'has' if above == 1 else 'have'} a 95 % interval (not corrected for their number) "
+        f"wholly above zero, {below} wholly below{words}."
     )
 
 

@@ -265,8 +265,8 @@ def _over_learning(runs: Mapping[str, pd.DataFrame]) -> list[str]:
 def _largest_unclaimed(
     tables: Mapping[str, pd.DataFrame], runs: Mapping[str, pd.DataFrame]
 ) -> list[str]:
-    """Of the differences that no claim was registered for, the one farthest from zero, if its 95 %
-    interval leaves zero to one side: a reader would look for it in the figure."""
+    """Of the differences that no claim was registered for, those whose 95 % interval leaves zero to
+    one side, farthest first: a reader would look for them in the figure."""
     found = []
     for name, of in runs.items():
         claimed = {share for share, _ in main_claims(tables[name])} if name in tables else set()
@@ -276,12 +276,19 @@ def _largest_unclaimed(
                 found.append((abs(row["estimate"]), name, share, row))
     if not found:
         return []
-    _, name, share, row = max(found, key=lambda one: one[0])
-    learned = _differences(runs[name], "acc2")[share]
+    said = []
+    for _, name, share, row in sorted(found, key=lambda one: -one[0])[:NAMED]:
+        learned = _differences(runs[name], "acc2")[share]
+        two = tasks_in(runs[name]) == 2
+        while_learning = f", {bounded(learned, POINTS)} of the second task" if two else ""
+        said.append(
+            f"{name}, {share} % frozen: {bounded(row, POINTS)}{while_learning} (n = "
+            f"{int(row['n'])})"
+        )
+    most = "the farthest from it" if len(found) > NAMED else "all of them"
     return [
-        "Of the differences that no claim was registered for and whose 95 % interval leaves out "
-        f"zero, the one farthest from it: {name}, {share} % frozen, {bounded(row, POINTS)} (n = "
-        f"{int(row['n'])}), while it learns {bounded(learned, POINTS)} more of the second task."
+        "Of the differences that no claim was registered for, those whose 95 % interval, not "
+        f"corrected for their number, leaves out zero ({most}): {'; '.join(said)}."
     ]
 
 

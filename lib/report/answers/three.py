@@ -99,7 +99,7 @@ def _of_the_choice(claims: Tables, reads: Mapping[str, Read]) -> str:
     ]
     if not verdicts:
         return ""
-    told = set(verdicts) - {"undecided"}
+    told = set(verdicts) - {"undecided", "inconclusive"}  # of settings with few seeds
     hardly = "hardly depends" if told == {"contradicted"} else "depends"
     said = (
         f"Which half of the filters is chosen {hardly} on the class: {same_in(claims, 'C5b')} % of "
