@@ -689,3 +689,10 @@ def test_the_last_bits_of_a_place_change_no_byte(monkeypatch, tmp_path):
     before = written()
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", nudged)
     assert written() == before and moved
+
+
+def test_chance_is_that_of_a_seed_s_own_classes():
+    rows = [(seed, f"class {10 * seed + k}", 0.5) for seed in (1, 2, 3) for k in range(10)]
+    table = pd.DataFrame(rows, columns=["seed", "class", "accuracy"])  # each seed drew its ten
+    labels = [line.get_label() for line in figures.per_class(table, "about").axes[0].lines]
+    assert "chance: 0.10" in labels

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from lib.report import session
-from lib.study.profile import ROOT
+from lib.study.profile import ROOT, load
 from lib.study.store import read_table
 
 
@@ -58,3 +58,17 @@ def test_a_notebook_reads_the_published_tables_where_nothing_was_run(tmp_path, m
     assert len(fresh.read("runs")) == 3
     with pytest.raises(FileNotFoundError, match="overlap.csv.*make reproduce PROFILE=compact"):
         fresh.read("overlap")
+
+
+def test_a_manifest_names_the_code_that_was_there_when_its_notebook_began(
+    copy, tmp_path, monkeypatch
+):
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
+    notebook, profile = session.NOTEBOOKS[1], load("smoke")
+    begun = session.Session(notebook, profile)
+    (copy / "report/statistics.py").write_text("ALPHA = 0.1\n")  # edited while it runs
+    begun.finish()
+    manifest = session.read_manifest(begun.results, notebook)
+    assert manifest["inputs"]["code"] != session.code_hash()
+    assert not session.is_current(notebook, profile)

@@ -25,6 +25,7 @@ from lib.study.store import (
     Store,
     as_written,
     file_hash,
+    holding,
     provenance,
     read_table,
     results_dir,
@@ -411,3 +412,13 @@ def test_a_table_of_many_rows_a_run_holds_its_parts_once_in_the_file(tmp_path):
     plain = pd.DataFrame(rows).drop(columns="run")
     path.write_text(as_written(plain))  # a table of runs has its own columns
     assert list(read_table(path)) == list(plain)
+
+
+def test_parts_of_a_run_share_a_folder_that_nobody_removes_meanwhile(tmp_path):
+    folder = tmp_path / "profile"
+    with holding(folder, shared=True), holding(folder, wait=False, shared=True):
+        with pytest.raises(RuntimeError, match="in use by process"):
+            with holding(folder, wait=False):
+                pass
+    with holding(folder, wait=False):
+        pass

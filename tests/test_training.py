@@ -489,6 +489,10 @@ def test_the_trace_of_fine_tuning_meets_both_ends_and_leaves_no_trace(tiny_tasks
     plain.load_state_dict(interpolate(start, end, 0.5))
     assert line[5] == {"control": "interpolation", "place": 0.5, **around.accuracies(plain)}
     assert len({tuple(r.values())[2:] for r in line}) > 1  # accuracies really change along the line
+    method.before(model, tiny_tasks[0], around)  # a third round
+    fit(model, tiny_tasks[0], recipe, method)
+    method.after(model, tiny_tasks[0], around)
+    assert method.records()["trajectory"] == [*trajectory, *line]  # of round 2 alone
 
 
 def test_fine_tuning_without_a_trace_records_nothing(tiny_tasks):

@@ -238,7 +238,7 @@ def test_readme_and_overview_say_the_same():
     for sentence in three:
         assert f"- {sentence}\n" in said and f"<p>{sentence}</p>" in overview
     findings = page.answer_over(settings)
-    assert len(findings) == 8
+    assert len(findings) == 9
     for question, rest in map(words.asked, findings):
         assert question and f"<p><strong>{question}</strong>{rest}</p>" in overview
 
