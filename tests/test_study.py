@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib.study import engine, forecast, jobs, materials
+from lib.study import arms, engine, forecast, jobs, materials, runs
 from lib.study.__main__ import main
 from lib.study.jobs import Job, fulfil
 from lib.study.products import lineage_of
@@ -350,3 +350,33 @@ def test_a_forecast_is_of_runs_on_a_device_like_this_one(small_study, monkeypatc
     assert "about 4 s with 1 at a time" in forecast.forecast(profile, workers=1)
     timed["device"] = "cpu"
     assert "how long they take is not known" in forecast.forecast(profile, workers=1)
+
+
+def test_arms_alike_but_for_their_names_are_refused():
+    profile = load("smoke")
+    twins = tuple(
+        Arm(name=name, method="freeze", options={"ranking": "mse", "fraction": 0.5})
+        for name in ("a", "b")
+    )
+    with pytest.raises(ValueError, match="arms 'a' and 'b' are the same but for their names"):
+        arms.check(profile.model_copy(update={"arms": twins}))
+    arms.check(profile.model_copy(update={"arms": twins[:1]}))
+
+
+def test_accuracies_after_a_round_are_of_the_network_the_round_leaves_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(tmp_path / "results"))
+    path = tmp_path / "three.yaml"
+    path.write_text(
+        "extends: smoke\nseeds: 1\ndata: {source: digits, classes: [[0, 1], [2, 3], [4, 5]]}\n"
+        "recipe: {epochs: 1, batch_size: 32, lr: 0.01, momentum: 0.9, flip: false}\n"
+        "arms: [{name: fine-tune}, {name: back, method: merge, options: {weight: 0.0}}]\n"
+    )
+    profile = load(str(path))
+    left = {}
+    for name in ("fine-tune", "back"):
+        table = pd.DataFrame(runs.run(profile, 1, name)["accuracy"])
+        table = table[(table["round"] == 2) & (table["epoch"] == 1)]
+        left[name] = table.set_index("task")["accuracy"]
+    before = runs.run(profile, 1, "back")["row"]
+    # all the weight on the old network: round 2 leaves what was there before it
+    assert left["back"]["task1"] == before["acc1_before"] != left["fine-tune"]["task1"]
