@@ -208,6 +208,29 @@ def test_points_are_compared_on_the_same_network_alone():
     assert of_networks(a=(None, 0.3, 0.2), b=(0.9, 0.85, None)) == 1
 
 
+def test_what_started_from_another_network_is_linked_with_the_choice(monkeypatch):
+    def asked(**averages):
+        tried = [
+            (
+                p._replace(
+                    arm=p.arm.model_copy(update={"name": f"strength {p.setting['strength']}"})
+                ),
+                {1000: {n: {"average": a[i]} for n, a in averages.items() if a[i] is not None}},
+            )
+            for i, p in enumerate(made_up(1, 2, 3, 4))
+        ]
+        monkeypatch.setattr(tuning, "_tried", lambda *_: [tried])
+        wanted = load("smoke").model_copy(update={"seeds": "1000"})
+        found = tuning._apart(None, wanted)
+        assert all(job.again and job.kind == "run" and job.seed == 1000 for job in found)
+        return [job.part for job in found]
+
+    assert asked(a=(0.1, 0.3, 0.2, 0.1)) == []
+    assert asked(a=(None, 0.3, 0.2, 0.1), b=(0.9, None, None, None)) == ["strength 1", "strength 2"]
+    assert asked(a=(None, 0.3, 0.2, 0.1), b=(0.9, 0.8, None, None)) == []  # linked already
+    assert asked(a=(None, 0.3, 0.2, 0.1)) == []  # 1 has not run at all: it is missing
+
+
 # --- from the command line to the record ----------------------------------------------------------
 
 

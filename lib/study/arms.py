@@ -25,7 +25,8 @@ USUAL = {"rule": "turns", "scope": "weights"}  # what an arm's line means by lea
 
 def check(profile: Profile) -> None:
     """Raise ValueError, one sentence, if an arm names an unknown curriculum, method, option,
-    ranking or value, or the examination an unknown ranking."""
+    ranking or value, if two arms are alike but for their names, or if the examination names an
+    unknown ranking."""
     asked = profile.examine.rankings
     if strange := [name for name in asked if name not in RANKINGS] if asked != "all" else []:
         raise ValueError(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from lib.report import readings
-from lib.report.answers.sentences import apart, of_the_map
+from lib.report.answers.sentences import of_the_map, off_diagonal
 from lib.report.claims import RELIABLE
 from lib.report.figures import chance_differences
 from lib.report.numbers import POINTS, Read, bounded, listed, unit_of, unsigned
@@ -107,7 +107,7 @@ def _of_retained(summary: pd.DataFrame) -> str:
 
 
 def _of_classes(table: pd.DataFrame) -> str:
-    mean = apart(table)
+    mean = off_diagonal(table)
     return (
         f"The choices of two classes overlap (IoU) by {mean:.2f} on average, which is to say that "
         f"{sameness(mean)} (one network)."
@@ -236,11 +236,11 @@ def _of_grafts(table: pd.DataFrame, runs: pd.DataFrame) -> str:
         return foretold
     every, seeds = sum(found.values(), []), max(map(len, found.values()))
     shares = listed([f"{np.mean(values):.0f}" for values in found.values()])
-    apart = f", single seeds {min(every):.0f} to {max(every):.0f} %" if seeds > 1 else ""
+    single = f", single seeds {min(every):.0f} to {max(every):.0f} %" if seeds > 1 else ""
     return (
         f"In the mean of both accuracies, MSE's choice lies above {shares} % of the random ones "
         f"of the same network with {listed([f'{100 * f:.0f}' for f in found])} % put back "
-        f"({seeds} seed{'s' * (seeds > 1)}{apart}). {foretold}"
+        f"({seeds} seed{'s' * (seeds > 1)}{single}). {foretold}"
     ).strip()
 
 

@@ -457,13 +457,13 @@ def between_classes(reads: Mapping[str, Read]) -> str:
     found = []
     for read in reads.values():
         try:
-            found.append(in_common(apart(read("class_overlap"))))
+            found.append(in_common(off_diagonal(read("class_overlap"))))
         except FileNotFoundError:
             continue
     return _from_to(found, Unit("%", 100, ".0f")) if found else ""
 
 
-def apart(table: pd.DataFrame) -> float:
+def off_diagonal(table: pd.DataFrame) -> float:
     """The mean over pairs of different classes of a square of classes (class_overlap.csv)."""
     values = table.drop(columns="class").to_numpy(float)
     return values[~np.eye(len(values), dtype=bool)].mean()
