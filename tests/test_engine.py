@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from lib.study.engine import processes, ray
 from lib.study.jobs import Job, Making
 from lib.study.products import PRODUCTS
 from lib.study.profile import ROOT, Arm, load
-from lib.study.store import file_hash, provenance
+from lib.study.store import file_hash, provenance, write_atomically
 
 TINY = """
 setting: tiny
@@ -186,6 +187,27 @@ def test_a_worker_stays_for_the_next_call_until_one_fails_or_all_is_done(tmp_pat
         assert worker_of("d") == second != first
     with pytest.raises(ProcessLookupError):
         os.kill(second, 0)
+
+
+def halfway(job, folder):
+    """A job that is killed while it writes a product, or fails once the other is at it."""
+    if job == "writes":
+        write_atomically(folder / "deep/product.pt", lambda path: (path.touch(), time.sleep(600)))
+    while not list(folder.rglob(".product.pt.*.tmp")):
+        time.sleep(0.01)
+    raise ValueError("bad luck")
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["", "kept"])
+def test_half_a_product_of_a_worker_that_is_ended_goes(kept, tmp_path):
+    mine = tmp_path / f".mine.{os.getpid()}.tmp"
+    mine.touch()
+    with processes.workers_kept() if kept else nullcontext():
+        with pytest.raises(ValueError, match="bad luck"):
+            processes.side_by_side(
+                ["writes", "bad"], partial(halfway, folder=tmp_path), tmp_path / "log.txt", 2
+            )
+        assert list(tmp_path.rglob("*.tmp")) == [mine] and not list(tmp_path.rglob("*.pt"))
 
 
 # --- products as bytes ----------------------------------------------------------------------------

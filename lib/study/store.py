@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
@@ -154,14 +154,24 @@ def remove(folder: Path) -> None:
     shutil.rmtree(gone)
 
 
-def sweep(folder: Path, left_over: re.Pattern = LEFT_OVER, deep: bool = True) -> None:
-    """Remove what killed processes left in a folder, and below if deep: old, and its process gone.
-    What cannot be removed stays."""
+def sweep(
+    folder: Path,
+    left_over: re.Pattern = LEFT_OVER,
+    deep: bool = True,
+    ended: Collection[int] = (),
+) -> None:
+    """Remove what killed processes left in a folder, and below if deep: old, and its process gone;
+    of processes this one saw end (`ended`, their numbers), whatever its age. What cannot be removed
+    stays."""
     for path in [*(folder.rglob if deep else folder.glob)("*")] if folder.is_dir() else []:
         hit = left_over.fullmatch(path.name)
         with suppress(OSError):
-            if hit and _gone(int(hit["pid"])) and time.time() - path.stat().st_mtime > LONG_AGO:
+            if hit and (int(hit["pid"]) in ended or _long_gone(int(hit["pid"]), path)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _long_gone(pid: int, path: Path) -> bool:
+    return _gone(pid) and time.time() - path.stat().st_mtime > LONG_AGO
 
 
 def _gone(pid: int) -> bool:

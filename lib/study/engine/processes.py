@@ -23,6 +23,7 @@ import torch
 from lib.study.command import KEPT, explain
 from lib.study.engine.progress import duration as _duration
 from lib.study.engine.progress import show
+from lib.study.store import sweep
 
 KEEP_MEMORY = ":".join(
     f"glibc.malloc.{k}"
@@ -143,15 +144,14 @@ def local(todo: Sequence, do: Callable[[Any], None], folder: Path, workers: int 
         with memory_kept(), deaf_to_interruption():
             waiting |= {pool.submit(do, job): job for job in todo}
         yield waiting, lines
-        ended = _kept is None
+        if _kept is None:
+            end_at_once(pool)
     except BaseException:
-        ended = True
+        sweep(folder, ended=end_at_once(pool))
+        if _kept:
+            _kept.clear()
         raise
     finally:
-        if ended:
-            end_at_once(pool)
-            if _kept:
-                _kept.clear()
         # a traceback would keep these, and their semaphores, alive until the interpreter complains
         # of a leak
         pool = queue = None
@@ -197,14 +197,16 @@ def side_by_side(
             tell(line)
 
 
-def end_at_once(pool: ProcessPoolExecutor) -> None:
-    """Stop the workers at once, whatever they are at: products are written whole or not at all."""
+def end_at_once(pool: ProcessPoolExecutor) -> list[int]:
+    """Stop the workers at once, whatever they are at, and give their numbers: products are written
+    whole or not at all, but a half may stay under its temporary name."""
     processes = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.terminate()
     for process in processes:
         process.join()
+    return [process.pid for process in processes]
 
 
 def _result(future: Future, job: Any, folder: Path) -> None:
