@@ -28,6 +28,7 @@ from lib.kernels import crop_flip_normalise
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 MOST_CLASSES = 100_000  # a label above is a mistake, and a list of names up to it would fill memory
+AT_ONCE = 1000  # images resized: as floats a whole data set would take many times its memory
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -311,10 +312,13 @@ def resize(x: Tensor, size: int | None) -> Tensor:
     already so."""
     if size is None or x.shape[-1] == size or not len(x):
         return x
-    y = F.interpolate(
-        x.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False
-    )
-    return y.round().clamp(0, 255).to(torch.uint8)
+    out = x.new_empty(*x.shape[:2], size, size)
+    for new, old in zip(out.split(AT_ONCE), x.split(AT_ONCE)):
+        y = F.interpolate(
+            old.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+        new.copy_(y.round_().clamp_(0, 255))
+    return out
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,10 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from torchvision import transforms
 
+from lib import data
 from lib.data import (
     augment,
     channel_statistics,
@@ -387,6 +389,16 @@ def test_resize():
         and (resize(x, 32) == 77).all()
         and (resize(x, 4) == 77).all()
     )
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 7, 8])
+def test_images_are_resized_some_at_a_time_to_the_same_bits(count, monkeypatch):
+    x = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8)
+    by_hand = functional.interpolate(
+        x.float(), size=(20, 20), mode="bilinear", antialias=True, align_corners=False
+    )
+    monkeypatch.setattr(data, "AT_ONCE", 4)
+    assert torch.equal(resize(x, 20), by_hand.round().clamp(0, 255).to(torch.uint8))
 
 
 def test_duplicates(tiny_images):

@@ -24,6 +24,8 @@ from lib.study.tables import collect
 PUBLISHED = sorted(path.parent.name for path in record.PUBLISHED.glob("*/runs"))
 GRIDS = [name for name in PUBLISHED if load(name).readings.recipes]  # readings in place of arms
 PROFILES = [name for name in PUBLISHED if name not in GRIDS]
+# one profile after the other: its images are read once
+together = pytest.mark.parametrize("name", PROFILES, scope="module")
 FIRST_FIELDS = {  # what stood in a key when the first rows were published
     "network": {"depth", "width", "batch_norm", "image_size", "heads", "classifier", "init"},
     "recipe": {
@@ -66,7 +68,7 @@ def study_rows(name):
     return [x for x in lines if x["kind"] == "run" and seed_in(x["meta"]["key"]) < 1000]
 
 
-@pytest.mark.parametrize("name", PROFILES)
+@together
 def test_every_published_row_is_found_under_its_key(restored, name):
     profile = restored(name)
     if all(line["kind"] != "atlas" for line in published_lines(name)):  # published before there was
@@ -82,7 +84,7 @@ def test_every_published_row_is_found_under_its_key(restored, name):
             assert lacking(profile, seed) == set()
 
 
-@pytest.mark.parametrize("name", PROFILES)
+@together
 def test_the_tables_of_the_record_follow_from_its_rows(restored, name):
     tables = collect(restored(name))
     for table in ("runs", "accuracy", "trajectory", "masks", "timing", "arms"):
