@@ -76,8 +76,11 @@ def decompose(model: nn.Module, images: Tensor, targets: Tensor) -> Decompositio
     with torch.no_grad():
         for name, module in biased.items():
             if name in gradients:
+                gradient = gradients[name]
+                if isinstance(module, nn.Linear):  # channels last, where there are places too
+                    gradient = gradient.movedim(-1, 1)
                 bias = effective_bias(module)
-                terms[name] = gradients[name] * bias.view(1, -1, *[1] * (gradients[name].ndim - 2))
+                terms[name] = gradient * bias.view(1, -1, *[1] * (gradient.ndim - 2))
         return Decomposition(logit.detach(), grad_x * images, terms)
 
 

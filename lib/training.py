@@ -54,6 +54,10 @@ class Method:
             for hook in ("batch", "penalty", "after_backward", "after_step")
         )
 
+    def fits(self, model: nn.Module, tasks: Sequence[Task], recipe: Recipe) -> None:
+        """Raise ValueError, one sentence, where the method cannot work on such a network, on these
+        tasks or by this recipe: asked before anything is trained. The model is not changed."""
+
     def before(self, model: nn.Module, task: Task, context: Any) -> None:
         """The model as it enters the round; context: what the method may ask for."""
 

@@ -131,7 +131,7 @@ def test_unclear_layers_are_refused(wrong):
 
 
 def test_more_layers_than_there_are_are_refused(tiny_tasks):
-    with pytest.raises(ValueError, match="count 14: the network has 13"):
+    with pytest.raises(ValueError, match="count 14: expected no more than the 13 convolutions"):
         FreezeLayers("last", count=14).before(network(), tiny_tasks[1], context(tiny_tasks))
 
 
@@ -177,7 +177,7 @@ def test_one_part_of_two_heads(tiny_images):
 def test_a_part_that_is_not_there_is_refused(tiny_tasks):
     with pytest.raises(ValueError, match="expected one of head, norm"):
         Only("tail")
-    with pytest.raises(ValueError, match="no batch norm"):
+    with pytest.raises(ValueError, match="expected a network with batch norm"):
         Only("norm").before(network(batch_norm=False), tiny_tasks[1], context(tiny_tasks))
 
 

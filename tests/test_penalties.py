@@ -439,7 +439,7 @@ def test_the_learning_rate_form_wholly_held_is_freezing_to_the_bit(tasks, monkey
     assert same(frozen_bits, soft_bits)
     assert torch.equal(soft_bits["features.conv3_1.weight"], start["features.conv3_1.weight"])
     assert not torch.equal(soft_bits["head.weight"], start["head.weight"])
-    with pytest.raises(ValueError, match="weight_decay 0.01.*expected 0, or form stiffness"):
+    with pytest.raises(ValueError, match="weight_decay 0.01.*form stiffness allows it.*expected 0"):
         after(model, SoftFreeze(ranking="random", form="learning rate"), tasks, WHOLE)
 
 
@@ -539,7 +539,7 @@ def test_a_random_ranking_has_draws(shared):
 @pytest.mark.parametrize(
     "name, options, words",
     [
-        ("ewc", {"strength": -1}, "strength -1: expected a number from 0"),
+        ("ewc", {"strength": -1}, "strength -1: expected a number of at least 0"),
         ("ewc", {"strength": float("inf")}, "strength inf: expected"),
         ("ewc", {"strength": True}, "strength True: expected"),
         ("ewc", {"fisher": "kfac"}, "fisher 'kfac': expected one of exact, sampled, empirical"),

@@ -305,7 +305,7 @@ BAD_ARMS = {
     "fraction 'half': expected": "method: freeze, options: {ranking: mse, fraction: half}",
     "unexpected keyword argument 'part'": "method: freeze, options: {ranking: mse, fraction: 0.5, part: 1}",
     "missing 1 required positional argument: 'fraction'": "method: freeze, options: {ranking: mse}",
-    "rule 'all', .*expected a rule of turns, union, network": "method: freeze, options: {ranking: mse, fraction: 0.5, rule: all}",
+    "rule 'all': expected one of turns, union, network": "method: freeze, options: {ranking: mse, fraction: 0.5, rule: all}",
     "scope 'bias': expected": "method: freeze, options: {ranking: mse, fraction: 0.5, scope: bias}",
     "method finetune, .*unexpected keyword argument 'fraction'": "options: {fraction: 0.5}",
 }

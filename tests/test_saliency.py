@@ -86,6 +86,34 @@ def test_completeness_on_a_resnet():
     assert decompose(resnet(torch.float32), x.float(), targets).residual.max() < 1e-5
 
 
+class PointByPoint(nn.Module):
+    """A linear layer at every place, channels last, as ConvNeXt has them."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.linear = nn.Linear(conv.in_channels, conv.out_channels).to(conv.weight)
+        with torch.no_grad():
+            self.linear.weight.copy_(conv.weight[:, :, 0, 0])
+            self.linear.bias.copy_(conv.bias)
+
+    def forward(self, x):
+        return self.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def test_a_linear_layer_at_every_place_is_a_one_by_one_convolution():
+    torch.manual_seed(0)
+    parts = nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 7, 1), nn.ReLU()
+    first = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 4)).double()
+    second = copy.deepcopy(first)
+    second[2] = PointByPoint(first[2])
+    x, targets = images(2), torch.tensor([1, 2])
+    one, two = decompose(first, x, targets), decompose(second, x, targets)
+    assert max(one.residual.max(), two.residual.max()) < 1e-12
+    for a, b in zip(one.bias_terms.values(), two.bias_terms.values()):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(fullgrad(first, x, targets), fullgrad(second, x, targets))
+
+
 def test_work_in_place_after_a_layer_does_not_touch_its_term():
     """Term for term the same as with every ReLU out of place and every residual added anew; without
     a single layer's terms the split is no longer complete."""

@@ -18,6 +18,12 @@ from tests.made_up import ARMS, RANKINGS, arm_rows, controls, joint_accuracy, ov
 NOTHING = pd.DataFrame()
 
 
+def test_a_split_that_loses_something_is_told_as_what_it_is():
+    assert words.answer_complete(4e-16) == "FullGrad is complete to 4e-16 (float64)"
+    lost = words.answer_complete(0.234)
+    assert lost.startswith("FullGrad loses up to 0.23 of a logit") and "no split" in lost
+
+
 @pytest.fixture(scope="module")
 def made():
     """The claims of the made-up study."""

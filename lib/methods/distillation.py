@@ -1,13 +1,13 @@
 """Methods that hold the network to its own old answers on new images."""
 
 import copy
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lib.methods.options import check_flag, check_number
 from lib.methods.registry import method
 from lib.precision import autocast
 from lib.training import Method
@@ -45,15 +45,9 @@ class LwF(Method):
     steady = True  # the teacher's answer only launches work
 
     def __post_init__(self):
-        if not (_is_number(self.strength) and _is_number(self.temperature)) or (
-            self.strength < 0 or self.temperature <= 0
-        ):
-            raise ValueError(
-                f"strength {self.strength!r}, temperature {self.temperature!r}: expected a number "
-                "of at least 0 and a number above 0"
-            )
-        if not isinstance(self.scaled, bool):
-            raise ValueError(f"scaled {self.scaled!r}: expected true or false")
+        check_number("strength", self.strength)
+        check_number("temperature", self.temperature, above=True)
+        check_flag("scaled", self.scaled)
 
     def before(self, model, task, context):
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
@@ -72,11 +66,6 @@ class LwF(Method):
 
     def after(self, model, task, context):
         del self.teacher
-
-
-def _is_number(value: object) -> bool:
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return plain and math.isfinite(value)
 
 
 def divergence(old: Tensor, new: Tensor, temperature: float) -> Tensor:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from lib import freezing
+from lib.methods.options import SCOPES, check_choice, check_number, check_ranking
 from lib.methods.registry import method
 from lib.network import conv_layers
-from lib.ranking import RANKINGS
 from lib.training import Method
 
 
@@ -46,22 +46,10 @@ class Freeze(Method):
     full: bool = field(default=False, repr=False, init=False)  # that none is free was said
 
     def __post_init__(self):
-        number = isinstance(self.fraction, (int, float)) and not isinstance(self.fraction, bool)
-        if not number or not 0 <= self.fraction <= 1:
-            raise ValueError(
-                f"fraction {self.fraction!r}: expected a number from 0 to 1 (filters frozen / "
-                "filters)"
-            )
-        if self.rule not in freezing.RULES or self.scope not in ("weights", "filter"):
-            raise ValueError(
-                f"rule {self.rule!r}, scope {self.scope!r}: expected a rule of "
-                f"{', '.join(freezing.RULES)} and scope weights or filter"
-            )
-        if self.draw is not None and "draw" not in RANKINGS[self.ranking].options:
-            raise ValueError(
-                f"draw {self.draw!r} with ranking {self.ranking!r}: this ranking has no draws; "
-                "leave it out"
-            )
+        check_number("fraction", self.fraction, high=1, means="filters frozen / filters")
+        check_choice("rule", self.rule, tuple(freezing.RULES))
+        check_choice("scope", self.scope, SCOPES)
+        check_ranking(self.ranking, self.draw)
 
     @property
     def masks(self) -> freezing.Masks:

@@ -20,6 +20,7 @@ from lib.data import Task, normalise
 from lib.freezing import Masks, frozen
 from lib.hooks import activations, evaluation, out_of_place
 from lib.methods.freeze import mask_row
+from lib.methods.options import SCOPES, check_choice, check_count, check_number
 from lib.methods.registry import method
 from lib.network import conv_layers, norm_layers
 from lib.saliency import fullgrad
@@ -101,11 +102,6 @@ class _Hold(Method):
         return {"masks": [mask_row(layer, mask) for layer, mask in self.masks.items()]}
 
 
-def _check_scope(scope: str) -> None:
-    if scope not in ("weights", "filter"):
-        raise ValueError(f"scope {scope!r}: expected weights or filter")
-
-
 # --- the first or the last layers -----------------------------------------------------------------
 
 
@@ -131,29 +127,30 @@ class FreezeLayers(_Hold):
     scope: str = "weights"
 
     def __post_init__(self):
-        _check_scope(self.scope)
-        if self.which not in ("first", "last"):
-            raise ValueError(f"which {self.which!r}: expected first or last")
+        check_choice("scope", self.scope, SCOPES)
+        check_choice("which", self.which, ("first", "last"))
         if (self.count is None) == (self.fraction is None):
             raise ValueError(
                 f"count {self.count!r}, fraction {self.fraction!r}: expected one of the two"
             )
-        if self.count is not None and (type(self.count) is not int or self.count < 0):
-            raise ValueError(f"count {self.count!r}: expected a whole number of convolutions")
-        number = type(self.fraction) in (int, float)
-        if self.fraction is not None and not (number and 0 <= self.fraction <= 1):
-            raise ValueError(
-                f"fraction {self.fraction!r}: expected a number from 0 to 1 (parameters frozen / "
-                "parameters of all convolutions)"
-            )
+        check_count("count", self.count, low=0, or_none=True)
+        if self.fraction is not None:
+            means = "parameters frozen / parameters of all convolutions"
+            check_number("fraction", self.fraction, high=1, means=means)
         self.label = f"{self.which} layers"  # two series in a figure
 
+    def fits(self, model, tasks, recipe):
+        there = len(conv_layers(model))
+        if self.count is not None and self.count > there:
+            raise ValueError(
+                f"count {self.count}: expected no more than the {there} convolutions of the network"
+            )
+
     def before(self, model, task, context):
+        self.fits(model, context.tasks, context.recipe)
         convs = conv_layers(model)
         if self.count is None:
             self.masks = by_parameters(convs, self.which, self.fraction)
-        elif self.count > len(convs):
-            raise ValueError(f"count {self.count}: the network has {len(convs)} convolutions")
         else:
             chosen = list(convs)[: self.count]
             if self.which == "last":
@@ -215,13 +212,15 @@ class Only(_Hold):
     part: str
 
     def __post_init__(self):
-        if self.part not in PARTS:
-            raise ValueError(f"part {self.part!r}: expected one of {', '.join(PARTS)}")
+        check_choice("part", self.part, tuple(PARTS))
         self.label = self.part if self.part.startswith("all") else f"{self.part} alone"
 
-    def before(self, model, task, context):
+    def fits(self, model, tasks, recipe):
         if "norm" in self.part and not norm_layers(model):
-            raise ValueError(f"part {self.part!r}: the network has no batch norm")
+            raise ValueError(f"part {self.part!r}: expected a network with batch norm")
+
+    def before(self, model, task, context):
+        self.fits(model, context.tasks, context.recipe)
         convs = conv_layers(model)
         self.masks = {} if "convolutions" in PARTS[self.part] else whole(convs, convs)
 
@@ -280,19 +279,16 @@ class Nguyen(_Hold):
     rows: list[dict] = field(default_factory=list, repr=False, init=False)
 
     def __post_init__(self):
-        _check_scope(self.scope)
-        if self.variant not in ("critical", "fragile"):
-            raise ValueError(f"variant {self.variant!r}: expected critical or fragile")
-        if type(self.images) is not int or self.images < 1:
-            raise ValueError(f"images {self.images!r}: expected a whole number, at least 1")
+        check_choice("scope", self.scope, SCOPES)
+        check_choice("variant", self.variant, ("critical", "fragile"))
+        check_count("images", self.images)
         self.label = f"Nguyen, {self.variant}"
 
     def before(self, model, task, context):
+        self.fits(model, context.tasks, context.recipe)
         x, objects = self._images(model, context)
         old_maps = positive_maps(model, x)
         blocks = blocks_of(old_maps)
-        if len(blocks) < 2:
-            raise ValueError("the network's maps all have one size: expected blocks to compare")
         trial = copy.deepcopy(model)
         fit(trial, task, context.recipe, self, context.seed)  # holds what earlier rounds froze
         overlaps = block_overlaps(old_maps, positive_maps(trial, x), objects)
@@ -302,6 +298,11 @@ class Nguyen(_Hold):
         held = [layer for layer, mask in self.masks.items() if mask.all()]
         self.masks = whole(conv_layers(model), [*held, *layers])
         self._write_down(context.round, blocks, overlaps)
+
+    def fits(self, model, tasks, recipe):
+        one = normalise(tasks[0].x[:1], tasks[0], next(model.parameters()).dtype)
+        if len(blocks_of(positive_maps(model, one))) < 2:
+            raise ValueError("the network's maps all have one size: expected blocks to compare")
 
     def _images(self, model: nn.Module, context) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W) of the task learned last, and where their objects are: bool (N, H,

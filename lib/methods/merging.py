@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from lib.data import Task
 from lib.methods.finetune import interpolate
+from lib.methods.options import check_count, check_number, check_ranking
 from lib.methods.penalties import fisher
 from lib.methods.registry import method
 from lib.network import conv_layers, norm_layers
-from lib.ranking import RANKINGS, Scores
+from lib.ranking import Scores
 from lib.training import Method
 
 
@@ -35,12 +36,8 @@ class Merge(Method):
     weight: float = 0.5
 
     def __post_init__(self):
-        number = isinstance(self.weight, (int, float)) and not isinstance(self.weight, bool)
-        if not number or not 0 <= self.weight <= 1:
-            raise ValueError(
-                f"weight {self.weight!r}: expected a number from 0 (the weights before the round) "
-                "to 1 (fine-tuning's)"
-            )
+        means = "0: the weights before the round, 1: fine-tuning's"
+        check_number("weight", self.weight, high=1, means=means)
 
     def before(self, model, task, context):
         self.start = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -90,11 +87,7 @@ class MergeFisher(Merge):
 
     def __post_init__(self):
         super().__post_init__()
-        whole = isinstance(self.images, int) and not isinstance(self.images, bool)
-        if self.images is not None and not (whole and self.images >= 1):
-            raise ValueError(
-                f"images {self.images!r}: expected a whole number from 1 up, or none given"
-            )
+        check_count("images", self.images, or_none=True)
 
     def before(self, model, task, context):
         super().before(model, task, context)
@@ -132,13 +125,7 @@ class MergeRanking(Merge):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.ranking not in RANKINGS:
-            raise ValueError(f"no ranking {self.ranking!r}: expected one of {', '.join(RANKINGS)}")
-        if self.draw is not None and "draw" not in RANKINGS[self.ranking].options:
-            raise ValueError(
-                f"draw {self.draw!r} with ranking {self.ranking!r}: this ranking has no draws; "
-                "leave it out"
-            )
+        check_ranking(self.ranking, self.draw)
 
     def before(self, model, task, context):
         super().before(model, task, context)

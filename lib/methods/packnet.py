@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.methods.layers import all_but_weights, shared_layers, still, still_norms
+from lib.methods.options import check_count, check_number, refuse_decay
 from lib.methods.registry import method
 from lib.seeds import seed_of
 from lib.training import Method, fit
@@ -57,21 +58,15 @@ class PackNet(Method):
 
     def __post_init__(self):
         for name in ("prune", "later"):
-            share = getattr(self, name)
-            if type(share) not in (int, float) or not 0 < share < 1:
-                raise ValueError(
-                    f"{name} {share!r}: expected a number above 0 and below 1 (weights pruned / "
-                    "free weights)"
-                )
-        if type(self.retrain) is not int or self.retrain < 0:
-            raise ValueError(f"retrain {self.retrain!r}: expected a number of epochs, at least 0")
+            share, means = getattr(self, name), "weights pruned / free weights"
+            check_number(name, share, high=1, above=True, below=True, means=means)
+        check_count("retrain", self.retrain, low=0)
+
+    def fits(self, model, tasks, recipe):
+        refuse_decay("PackNet", recipe, "it would move the weights of earlier tasks")
 
     def before(self, model, task, context):
-        if context.recipe.weight_decay:
-            raise ValueError(
-                f"PackNet with weight_decay {context.recipe.weight_decay}: it would move the "
-                "weights of earlier tasks; expected 0"
-            )
+        self.fits(model, context.tasks, context.recipe)
         old, number = context.tasks[context.round - 2], context.round - 1  # the task learned last
         layers = shared_layers(model, context.tasks)
         if not self.owners:

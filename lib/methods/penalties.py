@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from lib.data import Task, normalise
 from lib.evaluation import predict
 from lib.hooks import evaluation
+from lib.methods.options import check_choice, check_count, check_number
 from lib.methods.registry import Context, method
 from lib.recipe import Recipe
 from lib.seeds import seed_of
@@ -61,20 +62,6 @@ class RecordPath(Method):
 def flat(tensors: Iterable[Tensor]) -> Tensor:
     """All numbers of the tensors in one new vector (P,); gradients flow back through it."""
     return torch.cat([t.reshape(-1) for t in tensors])
-
-
-def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
-    """Raise ValueError, one sentence, unless value is a finite number from low to high."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        top = f"{high:g}" if high < math.inf else "any finite one"
-        raise ValueError(f"{name} {value!r}: expected a number from {low:g} to {top}")
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ValueError, one sentence, unless value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} {value!r}: expected one of {', '.join(choices)}")
 
 
 @dataclass
@@ -218,20 +205,13 @@ class EWC(Pull):
     def __post_init__(self):
         super().__post_init__()
         check_choice("fisher", self.fisher, FISHERS)
-        check_images(self.images)
+        check_count("images", self.images, or_none=True)
 
     def before(self, model, task, context):
         learned = context.tasks[context.round - 2]
         found = fisher(model, learned, self.fisher, self.images, context.seed)
         self.importance = found if self.importance is None else self.importance + found
         self.hold(model, self.importance, context)
-
-
-def check_images(images: Any) -> None:
-    """Raise ValueError unless images is None or a whole number of at least 1."""
-    whole = isinstance(images, int) and not isinstance(images, bool)
-    if images is not None and not (whole and images >= 1):
-        raise ValueError(f"images {images!r}: expected a whole number of at least 1, or none given")
 
 
 # --- the control ----------------------------------------------------------------------------------
@@ -276,9 +256,7 @@ class SI(Pull):
 
     def __post_init__(self):
         super().__post_init__()
-        check_number("damping", self.damping)
-        if not self.damping > 0:
-            raise ValueError(f"damping {self.damping!r}: expected a number above 0")
+        check_number("damping", self.damping, above=True)
 
     def before(self, model, task, context):
         now = flat(model.parameters()).detach()

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lib.data import normalise
 from lib.hooks import evaluation
 from lib.methods.layers import all_but_weights, shared_layers, some_images, still, still_norms
+from lib.methods.options import check_count, check_flag, check_number, refuse_decay
 from lib.methods.registry import method
 from lib.training import Method
 
@@ -71,22 +72,18 @@ class GPM(Method):
     steady = True  # hooks in the step only launch work
 
     def __post_init__(self):
-        if type(self.threshold) not in (int, float) or not 0 <= self.threshold <= 1:
-            raise ValueError(
-                f"threshold {self.threshold!r}: expected a number from 0 to 1 (share of the energy)"
-            )
-        if type(self.images) is not int or self.images < 1:
-            raise ValueError(f"images {self.images!r}: expected a whole number, at least 1")
-        if not isinstance(self.scaled, bool):
-            raise ValueError(f"scaled {self.scaled!r}: expected true or false")
+        check_number("threshold", self.threshold, high=1, means="share of the energy")
+        check_count("images", self.images)
+        check_flag("scaled", self.scaled)
         self.label = "SGP" if self.scaled else "GPM"
 
+    def fits(self, model, tasks, recipe):
+        refuse_decay(self.label, recipe, "it would move weights within the kept space")
+        for name, layer in shared_layers(model, tasks).items():
+            _check_padding(layer, name)
+
     def before(self, model, task, context):
-        if context.recipe.weight_decay:
-            raise ValueError(
-                f"{self.label} with weight_decay {context.recipe.weight_decay}: decay moves "
-                "weights within the kept space; expected 0"
-            )
+        self.fits(model, context.tasks, context.recipe)
         layers = shared_layers(model, context.tasks)
         for name, factor in self._inputs(model, layers, context).items():
             space = extended(self.spaces.get(name), factor, self.threshold, self.scaled)
@@ -137,15 +134,21 @@ def patches(layer: nn.Module, x: Tensor) -> Tensor:
     flattened weight."""
     if isinstance(layer, nn.Linear):
         return x.reshape(-1, layer.in_features)
-    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-        raise ValueError(
-            f"a convolution with padding {layer.padding!r}, {layer.padding_mode}: expected zeros "
-            "and a number of pixels"
-        )
+    _check_padding(layer)
     unfolded = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     # (B, groups x D, places)
     size = layer.weight[0].numel()  # D; a grouped convolution has several patches at a place
     return unfolded.unflatten(1, (-1, size)).mT.reshape(-1, size)
+
+
+def _check_padding(layer: nn.Module, name: str = "a convolution") -> None:
+    if isinstance(layer, nn.Conv2d) and (
+        isinstance(layer.padding, str) or layer.padding_mode != "zeros"
+    ):
+        raise ValueError(
+            f"{name} has padding {layer.padding!r}, {layer.padding_mode}: expected zeros and a "
+            "number of pixels"
+        )
 
 
 @torch.no_grad()

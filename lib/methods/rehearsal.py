@@ -1,6 +1,5 @@
 """Methods that keep some images of every earlier task and go on learning from them."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 
 from lib.data import Task
 from lib.evaluation import predict
+from lib.methods.options import check_count, check_number
 from lib.methods.registry import method
 from lib.seeds import seed_of
 from lib.training import Method
@@ -57,11 +57,13 @@ class Replay(Method):
     batch_size: int | None = None
 
     def __post_init__(self):
-        for name, value in (("per_class", self.per_class), ("batch_size", self.batch_size)):
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not whole and not (name == "batch_size" and value is None):
-                raise ValueError(f"{name} {value!r}: expected a whole number of images from 1 up")
+        check_count("per_class", self.per_class)
+        check_count("batch_size", self.batch_size, or_none=True)
         self.buffer: Buffer | None = None
+
+    def fits(self, model, tasks, recipe):
+        for task in tasks[:-1]:
+            choose(task, self.per_class, seed=0)
 
     def before(self, model, task, context):
         learned = context.tasks[context.round - 2]
@@ -125,10 +127,8 @@ class DER(Replay):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
-            plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not plain or not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} {value!r}: expected a number of at least 0")
+        check_number("alpha", self.alpha)
+        check_number("beta", self.beta)
 
     def answers(self, model, kept, precision):
         return predict(model, kept, kept.x, precision)[:, kept.outputs]

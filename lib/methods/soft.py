@@ -9,22 +9,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.methods.options import (
+    SCOPES,
+    check_choice,
+    check_count,
+    check_number,
+    check_ranking,
+    refuse_decay,
+)
 from lib.methods.penalties import (
     FISHERS,
     Pull,
-    check_choice,
-    check_images,
-    check_number,
     fisher,
     flat,
 )
 from lib.methods.registry import method
 from lib.network import conv_layers, norm_layers
-from lib.ranking import RANKINGS
 
 FORMS = ("stiffness", "learning rate")
 CLASSES = ("mean", "max")  # how a filter's ranks for the classes become one number
-SCOPES = ("weights", "filter")
 
 
 @method("soft freezing", keeps="importances", name="soft")
@@ -60,12 +63,12 @@ class SoftFreeze(Pull):
     draw: int | None = None
 
     def __post_init__(self):
-        check_choice("ranking", self.ranking, RANKINGS)
+        check_ranking(self.ranking, self.draw)
         check_choice("form", self.form, FORMS)
         check_choice("importance", self.importance, ("uniform", *FISHERS))
         check_choice("classes", self.classes, CLASSES)
         check_choice("scope", self.scope, SCOPES)
-        check_images(self.images)
+        check_count("images", self.images, or_none=True)
         super().__post_init__()
         if self.form == "learning rate":
             check_number("strength (form learning rate)", self.strength, high=1)
@@ -79,16 +82,17 @@ class SoftFreeze(Pull):
                 f"images {self.images!r} with importance uniform, which looks at none: leave it "
                 "out, or take a Fisher information"
             )
-        if self.draw is not None and "draw" not in RANKINGS[self.ranking].options:
-            raise ValueError(
-                f"draw {self.draw!r} with ranking {self.ranking!r}: this ranking has no draws; "
-                "leave it out"
-            )
         self.stiffness: dict[str, Tensor] = {}  # layer -> (F,), the largest so far
         self.information: Tensor | float = 0.0  # Fisher information (P,), summed over the rounds
         self.layers: list[dict] = []
 
+    def fits(self, model, tasks, recipe):
+        if self.form == "learning rate":
+            why = "it would move filters that are to stand still (form stiffness allows it)"
+            refuse_decay("soft freezing's form learning rate", recipe, why)
+
     def before(self, model, task, context):
+        self.fits(model, context.tasks, context.recipe)
         options = {} if self.draw is None else {"draw": self.draw}
         for layer, scores_cf in context.scores(self.ranking, **options).items():
             new = stiffness(scores_cf, self.classes)
@@ -109,11 +113,6 @@ class SoftFreeze(Pull):
                 for p in model.parameters()
             )
             self.hold(model, everywhere * self._information(model, context), context)
-        elif context.recipe.weight_decay:
-            raise ValueError(
-                f"weight_decay {context.recipe.weight_decay} with soft freezing's form learning "
-                "rate: it would move filters that are to stand still; expected 0, or form stiffness"
-            )
         else:
             self.share = {p: 1 - self.strength * s for p, s in held.items()}
 

@@ -31,6 +31,8 @@ from lib.report.statistics import (
 )
 from lib.study.profile import Profile
 
+ROUNDING = 1e-9  # in float64; what is larger was never rounding
+
 
 def classes_per_task(profile: Profile) -> int:
     """Classes of each task: 1 / chance."""
@@ -107,6 +109,18 @@ def answer_before(task1: pd.DataFrame) -> str:
         f"before round 2, mean of {len(task1)} seeds: acc1 {plain(mean['acc1_before'])}, "
         f"acc2 {plain(mean['acc2_before'])}\nthe paper: acc1 {plain(said['acc1'])}, "
         f"acc2 {plain(said['acc2'])} (one run, CIFAR-100)"
+    )
+
+
+def answer_complete(residual: float) -> str:
+    """Whether FullGrad splits a logit without remainder on this network. residual: the largest
+    relative one in float64."""
+    if residual < ROUNDING:
+        return f"FullGrad is complete to {residual:.0e} (float64)"
+    return (
+        f"FullGrad loses up to {residual:.2g} of a logit here (float64): its maps are no split of "
+        "it. Something in this network is neither a convolution, a linear layer, batch norm, ReLU, "
+        "pooling nor an addition"
     )
 
 

@@ -6,7 +6,8 @@ what its rows depend on. All of it is read from its method's and its ranking's o
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lib.curricula import CURRICULA
@@ -59,12 +60,19 @@ def check(profile: Profile) -> None:
                 f"arms {twin!r} and {arm.name!r} are the same but for their names: expected each "
                 "once; a row would count for one of them alone"
             )
-        try:
+        with naming(arm):
             METHODS[arm.method](**arm.options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"arm {arm.name!r}, method {arm.method}, options {dict(arm.options)}: {error}"
-            ) from None
+
+
+@contextmanager
+def naming(arm: Arm) -> Iterator[None]:
+    """What is wrong with an arm's method inside is told with the arm's name."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"arm {arm.name!r}, method {arm.method}, options {dict(arm.options)}: {error}"
+        ) from None
 
 
 def _what(arm: Arm) -> str:

@@ -5,6 +5,7 @@ check(load("compact", seeds="1-3"))       # ValueError, FileNotFoundError, ...: 
 
 import os
 
+from lib.methods import METHODS
 from lib.network import conv_layers
 from lib.study import arms
 from lib.study.engine import chosen, default_workers
@@ -16,8 +17,8 @@ FEWEST_FILTERS = 2  # in a layer: of one filter there is nothing to choose
 
 
 def check(profile: Profile, workers: int | None = None) -> None:
-    """Look at arms, calibration, engine, workers, data, tasks, batch, network and results folder of
-    a profile; raises the first sentence there is."""
+    """Look at arms, calibration, engine, workers, data, tasks, batch, network, whether each arm's
+    method fits them, and the results folder of a profile; raises the first sentence there is."""
     arms.check(profile)
     calibrated = [_calibrated(profile, name) for name in profile.calibration.profiles]
     default_workers(workers)
@@ -67,7 +68,8 @@ def _tasks(profile: Profile, seed: int) -> None:
 
 def _network(profile: Profile) -> None:
     seed = profile.seed_list[0]
-    model = fresh_network(profile, seed, outputs_of(tasks(profile, seed)))
+    split = tasks(profile, seed)
+    model = fresh_network(profile, seed, outputs_of(split))
     narrow = {name: c.out_channels for name, c in conv_layers(model).items()}
     name = min(narrow, key=narrow.get)
     if narrow[name] < FEWEST_FILTERS:
@@ -76,3 +78,7 @@ def _network(profile: Profile) -> None:
             f"{narrow[name]} filter: expected {FEWEST_FILTERS} or more in every layer; give a "
             "larger width in the section network"
         )
+    for arm in profile.arms:
+        if arm.from_checkpoint:
+            with arms.naming(arm):
+                METHODS[arm.method](**arm.options).fits(model, split, profile.recipe)
