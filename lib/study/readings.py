@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, get_args
 from lib.methods.options import SCOPES
 from lib.study import engine
 from lib.study.arms import check
-from lib.study.jobs import Job, Making
+from lib.study.jobs import Job, Making, do
 from lib.study.products import PRODUCTS, store
 from lib.study.profile import Arm, Candidate, Explain, Profile, parse_seeds
 from lib.study.runs import run_key
 from lib.study.store import results_dir
-from lib.study.tuning import needed
+from lib.study.tuning import make_all
 
 RANKING, TWIN = "mse", "random"
 RULES = ("turns", "union")
@@ -156,14 +156,9 @@ def run_all(profile: Profile, workers: int | None = None) -> None:
             f"profile {profile.name}: under no candidate recipe is task 1 learned to "
             f"{profile.readings.least} on seeds {profile.readings.seeds}; nothing to read"
         )
-    log = results_dir(profile.name) / "log.txt"
     for wanted in (variant.of(profile) for variant in variants(chosen)):
         check(wanted)
-        missing = _missing(wanted)
-        for kind in PRODUCTS:
-            first = needed(wanted, missing, kind)
-            engine.side_by_side(first, Making(wanted), log, workers)
-        engine.side_by_side(missing, Making(wanted), log, workers)
+        make_all(wanted, _missing(wanted), workers, do)
 
 
 def _missing(wanted: Profile) -> list[Job]:

@@ -18,7 +18,7 @@ and are published and restored with them.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -95,26 +95,33 @@ def tune(profile: Profile, seeds: str | None = None, workers: int | None = None)
         f"tuning {profile.name} on seeds {wanted.seeds}, scored on {wanted.data.holdout} held-out "
         f"training images a class: {len(missing)} of {len(asked)} runs are missing"
     )
-    _make(wanted, missing, workers)
+    make_all(wanted, missing, workers, attempt)
     if apart := _apart(profile, wanted):
         first = {job.seed: job for job in apart}  # whose checkpoint says what is to be run
-        _make(wanted, list(first.values()), workers, networks_alone=True)
+        _make_needs(wanted, list(first.values()), workers, ("task1",))
         links = _links(wanted, apart)
         engine.say(
             f"{len(links)} runs once more, from the networks that a later point started from"
         )
-        _make(wanted, links, workers)
+        make_all(wanted, links, workers, attempt)
 
 
-def _make(
-    wanted: Profile, jobs: Sequence[Job], workers: int | None, networks_alone: bool = False
+def make_all(
+    wanted: Profile, runs: Sequence[Job], workers: int | None, how: Callable[[Job, Profile], Any]
 ) -> None:
-    """What these runs need and is not there, kind by kind; then the runs."""
+    """What these runs need and is not there, kind by kind; then the runs, each by how(run,
+    wanted)."""
+    _make_needs(wanted, runs, workers, PRODUCTS)
     log = results_dir(wanted.name) / "log.txt"
-    for kind in ("task1",) if networks_alone else PRODUCTS:
-        engine.side_by_side(needed(wanted, jobs, kind), Making(wanted), log, workers)
-    if not networks_alone:
-        engine.side_by_side(jobs, Making(wanted, attempt), log, workers)
+    engine.side_by_side(runs, Making(wanted, how), log, workers)
+
+
+def _make_needs(
+    wanted: Profile, runs: Sequence[Job], workers: int | None, kinds: Iterable[str]
+) -> None:
+    log = results_dir(wanted.name) / "log.txt"
+    for kind in kinds:
+        engine.side_by_side(_needed(wanted, runs, kind), Making(wanted), log, workers)
 
 
 def _apart(profile: Profile, wanted: Profile) -> list[Job]:
@@ -142,7 +149,7 @@ def _links(wanted: Profile, apart: Sequence[Job]) -> list[Job]:
     ]
 
 
-def needed(wanted: Profile, missing: Sequence[Job], kind: str) -> list[Job]:
+def _needed(wanted: Profile, missing: Sequence[Job], kind: str) -> list[Job]:
     """What of a kind the missing runs need and is not there."""
     asking = {j.seed for j in missing if kind in needs(arm_named(wanted, j.part))}
     made = PRODUCTS[kind]
