@@ -154,7 +154,7 @@ def test_the_plane_s_title_is_the_main_answer_by_hand():
     assert title.startswith(f"{said} (room: {room:.1f}) compact (K)")
     few = at[(at["arm"] != "random 50 %") | (at["seed"] < 4)]  # fewer pairs than seeds
     title = plane(few, ARMS).get_suptitle().replace("\n", " ")
-    assert ") (n = 3) compact (K)" in title
+    assert "; n = 3) compact (K)" in title
     alone = plane(at[at["ranking"] != "random"], ARMS).get_suptitle()
     assert "more than random" not in alone
 
@@ -645,6 +645,20 @@ def test_chance_and_a_single_seed_are_said():
     assert list(legend_of(figures.per_class(table, ""))) == ["chance: 0.10"]
     runs = recorded("runs")
     assert figures.caption(runs[runs["seed"] == 1]) == "compact (K); CIFAR-100, 1 seed"
+
+
+def test_many_classes_stand_in_several_lines_the_best_first():
+    rows = [(seed, f"class {k}", 0.2 + 0.01 * k) for k in range(50) for seed in (1, 2) if k > seed]
+    drawn = figures.per_class(pd.DataFrame(rows, columns=["seed", "class", "accuracy"]), "about")
+    names = [[t.get_text() for t in ax.get_xticklabels()] for ax in drawn.axes]
+    assert sum(names, []) == [f"class {k}" for k in range(49, 1, -1)]
+    assert [len(part) for part in names] == [16, 16, 16]
+    for ax, part in zip(drawn.axes, names):
+        dots, expected = ax.lines[0], [0.2 + 0.01 * int(name.split()[1]) for name in part]
+        assert [bar.get_height() for bar in ax.patches] == pytest.approx(expected)
+        for place, height in zip(dots.get_xdata(), dots.get_ydata()):  # each over its own bar
+            assert height == pytest.approx(expected[round(place)]) and abs(place % 1 - 0.5) > 0.2
+    assert drawn.axes[0].get_title() == "about; bars: mean, dots: seeds; the best class first"
 
 
 def test_in_a_dark_style_nothing_is_drawn_dark_on_dark():

@@ -125,6 +125,7 @@ def message(runs: pd.DataFrame) -> str:
     if len(means) == 1:
         spread, at = f"{means.iloc[0]:+.1f}", f" at {100 * means.index[0]:.0f} %"
     room = 100 * headroom(runs, "weights")[0]
-    said = "" if np.isnan(room) else f" (room: {room:.1f})"
-    fewer = "" if n == counted(runs["seed"].nunique()) else f" ({n})"
-    return f"explanation keeps {spread} points more than random{at}{said}{fewer}"
+    notes = [] if np.isnan(room) else [f"room: {room:.1f}"]
+    notes += [] if n == counted(runs["seed"].nunique()) else [n]
+    said = f" ({'; '.join(notes)})" if notes else ""
+    return f"explanation keeps {spread} points more than random{at}{said}"

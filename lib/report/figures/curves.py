@@ -30,6 +30,7 @@ from lib.report.figures.style import (
 from lib.report.statistics import by_seed, interval
 
 SHOWN_AT_MOST = 8  # arms over epochs
+BARS = 22  # of classes in a line
 
 
 def _chance_line(ax, chance: float | None) -> None:
@@ -71,21 +72,33 @@ def classes_of_task(table: pd.DataFrame) -> int | None:
 
 
 def per_class(table: pd.DataFrame, about: str) -> Figure:
-    """Accuracy of each class of task 1: mean over seeds, dots are seeds; dashed: chance. table:
+    """Accuracy of each class of task 1: mean over seeds, dots are seeds; dashed: chance. More
+    classes than a line holds (seeds may draw theirs) stand in several, the best first. table:
     class, seed, accuracy."""
     names, n = list(dict.fromkeys(table["class"])), table["seed"].nunique()
-    figure, ax = new(0.5 * len(names) + 1.2, 3.4)
-    means, places = table.groupby("class")["accuracy"].mean(), range(len(names))
-    ax.bar(places, means[names], color=BLUE, alpha=0.5)
-    if n > 1:
-        across = table["class"].map(names.index) + _apart(table["seed"])
-        ax.plot(across, table["accuracy"], ".", color=ink(), ms=3)
-    _chance_line(ax, 1 / classes_of_task(table))
-    what = "bars: mean, dots: seeds" if n > 1 else "one seed"
-    ax.set(ylabel="test accuracy", ylim=(0, 1), xticks=places)
-    ax.set_xticklabels(names, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_title(f"{about}; {what}" if n > 1 else about)
-    percent(ax)
+    means = table.groupby("class")["accuracy"].mean()
+    about += "; bars: mean, dots: seeds" if n > 1 else ""
+    if len(names) > BARS:
+        names = list(means.sort_values(ascending=False, kind="stable").index)
+        about += "; the best class first"
+    lines = -(-len(names) // BARS)
+    each = -(-len(names) // lines)
+    shift = pd.Series(_apart(table["seed"]), table.index)
+    figure, axes = new(0.5 * each + 1.2, 3.4 if lines == 1 else 2.6 * lines, nrows=lines)
+    for ax, start in zip(np.atleast_1d(axes), range(0, len(names), each)):
+        shown = names[start : start + each]
+        part = table[table["class"].isin(shown)]
+        ax.bar(range(len(shown)), means[shown], color=BLUE, alpha=0.5)
+        if n > 1:
+            across = part["class"].map(shown.index) + shift[part.index]
+            ax.plot(across, part["accuracy"], ".", color=ink(), ms=3)
+        _chance_line(ax, 1 / classes_of_task(table))
+        ax.set(ylabel="test accuracy", ylim=(0, 1), xticks=range(len(shown)))
+        if lines > 1:
+            ax.set_xlim(-0.7, each - 0.3)
+        ax.set_xticklabels(shown, rotation=40, ha="right", rotation_mode="anchor")
+        percent(ax)
+    np.atleast_1d(axes)[0].set_title(about)
     legend_below(figure, *ax.get_legend_handles_labels(), columns=1)
     return figure
 
