@@ -117,6 +117,7 @@ def whole_network(scores: Scores, fraction: float, held: Masks | None = None) ->
     return dict(zip(scores, flat.split([s.shape[1] for s in scores.values()])))
 
 
+SCOPES = ("weights", "filter")  # what is held of a filter: weight and bias, or batch norm too
 RULES: dict[str, Callable[..., Masks]] = {
     "turns": allocate,
     "union": union,
@@ -403,7 +404,7 @@ def _give_back(p: nn.Parameter, requires_grad: bool, grad: Tensor | None) -> Non
 def _layers(model: nn.Module, masks: Masks, scope: str) -> dict[nn.Module, Tensor]:
     """Every layer that has something to hold -> mask bool (F,), on its device; refuses what cannot
     be held."""
-    if scope not in ("weights", "filter"):
+    if scope not in SCOPES:
         raise ValueError(
             f"scope {scope!r}: expected weights (weight and bias) or filter (batch norm too)"
         )

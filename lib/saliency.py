@@ -24,9 +24,8 @@ class Decomposition(NamedTuple):
 
     logit: Tensor  # (B,)
     input_term: Tensor  # (B, 3, H, W): input gradient x input
-    bias_terms: dict[
-        str, Tensor
-    ]  # layer -> (B, C, h, w) or (B, C): output gradient x effective bias
+    # layer -> (B, C, h, w), (B, C), or (B, C, T) of T tokens: output gradient x effective bias
+    bias_terms: dict[str, Tensor]
 
     @property
     def residual(self) -> Tensor:
@@ -96,9 +95,10 @@ def _psi_summed(term_bchw: Tensor) -> Tensor:
 def fullgrad(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """FullGrad saliency maps (B, H, W), at least 0, not scaled (the paper's equation 5).
 
-    Arguments as for `decompose`. Linear layers have no place in the image and are left out.
-    Channels are summed before the bilinear upsampling (align_corners=True), which is linear: the
-    same map, at a tenth of the cost."""
+    Arguments as for `decompose`. Linear layers have no place in the image and are left out, but for
+    those that work at every place, which are 1 x 1 convolutions. Channels are summed before the
+    bilinear upsampling (align_corners=True), which is linear: the same map, at a tenth of the
+    cost."""
     size = images.shape[-2:]
     maps = []
     for x, t in zip(images.split(BATCH), targets.split(BATCH)):

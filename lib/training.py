@@ -29,11 +29,12 @@ class Method:
     """One way to go through a round. The base is fine-tuning: plain training; a subclass overrides
     what it needs.
 
-    `before` / `after` see the model as it enters / leaves a round (round 2 trains task 2, and so
-    on); `during` surrounds training; `batch`, `penalty`, `after_backward` and `after_step` are
-    called in every step. `view` surrounds every evaluation on task k (a network may be another one
-    for each task). `records` are extra tables: name -> list of rows. Hooks in the step must not
-    read values back from the device (no `.item()`), or the device waits.
+    `fits` is asked before anything is trained. `before` / `after` see the model as it enters /
+    leaves a round (round 2 trains task 2, and so on); `during` surrounds training; `batch`,
+    `penalty`, `after_backward` and `after_step` are called in every step. `view` surrounds every
+    evaluation on task k (a network may be another one for each task). `records` are extra tables:
+    name -> list of rows. Hooks in the step must not read values back from the device (no
+    `.item()`), or the device waits.
 
     What others must know of a method stands beside its name (see `lib.methods.registry`): label,
     family, keeps (what it stores between tasks) and version.

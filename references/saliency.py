@@ -13,15 +13,17 @@ def fullgrad_one(model: nn.Module, image: Tensor, target: int) -> Tensor:
     image: normalised (1, 3, H, W), of the model's precision; target: the output explained. The
     model is in evaluation mode and may work in place behind its layers (ReLU, residual additions).
     Terms: input gradient x input, then output gradient x constant of each convolution with a bias
-    and of each batch norm; linear layers have no place in the image."""
+    and of each batch norm; linear layers have no place in the image, but for those that work at
+    every place (their output is (1, h, w, C))."""
     outputs, handles = [], []
 
     def keep(module, _inputs, output):
-        outputs.append((module, output))
+        if output.ndim == 4:
+            outputs.append((module, output))
         return output.clone()  # an in-place ReLU follows: it must not touch the tensor kept
 
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
             handles.append(module.register_forward_hook(keep))
     image = image.clone().requires_grad_()
     logit = model(image)[0, target]
@@ -37,6 +39,8 @@ def fullgrad_one(model: nn.Module, image: Tensor, target: int) -> Tensor:
             bias = bias - module.running_mean * module.weight / torch.sqrt(
                 module.running_var + module.eps
             )
+        if isinstance(module, nn.Linear):
+            grad = grad.permute(0, 3, 1, 2)
         term = _psi((grad * bias.view(1, -1, 1, 1)).detach())  # (1, C, h, w)
         total = (
             total

@@ -28,7 +28,7 @@ from lib.study.engine import processes, ray
 from lib.study.jobs import Job, Making
 from lib.study.products import PRODUCTS
 from lib.study.profile import ROOT, Arm, load
-from lib.study.store import file_hash, provenance, write_atomically
+from lib.study.store import HOST, file_hash, provenance, sweep, write_atomically
 
 TINY = """
 setting: tiny
@@ -198,9 +198,22 @@ def halfway(job, folder):
     raise ValueError("bad luck")
 
 
+def test_half_a_product_of_another_machine_stays(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    theirs = tmp_path / f".product.pt.{'0' * 6}.{dead.pid}.tmp"
+    ours = tmp_path / f".product.pt.{HOST}.{dead.pid}.tmp"
+    theirs.touch()
+    ours.touch()
+    sweep(tmp_path)
+    assert theirs.exists() and ours.exists()  # young, and nobody saw their process end
+    sweep(tmp_path, ended=[dead.pid])
+    assert theirs.exists() and not ours.exists()
+
+
 @pytest.mark.parametrize("kept", [False, True], ids=["", "kept"])
 def test_half_a_product_of_a_worker_that_is_ended_goes(kept, tmp_path):
-    mine = tmp_path / f".mine.{os.getpid()}.tmp"
+    mine = tmp_path / f".mine.{HOST}.{os.getpid()}.tmp"
     mine.touch()
     with processes.workers_kept() if kept else nullcontext():
         with pytest.raises(ValueError, match="bad luck"):

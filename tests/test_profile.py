@@ -298,7 +298,7 @@ def test_tasks_without_classes_are_refused(written):
 BAD_ARMS = {
     "no curriculum 'upside'; expected one of sequence, joint20": "curriculum: upside",
     "no method 'thaw'; expected one of .*finetune, freeze": "method: thaw",
-    "no ranking 'msse'; expected one of .*mse, pearson": "method: freeze, options: {ranking: msse, fraction: 0.5}",
+    "ranking 'msse': expected one of .*mse, pearson": "method: freeze, options: {ranking: msse, fraction: 0.5}",
     "fraction 1.5: expected a number from 0 to 1": "method: freeze, options: {ranking: mse, fraction: 1.5}",
     "fraction -0.1: expected": "method: freeze, options: {ranking: mse, fraction: -0.1}",
     "fraction nan: expected": "method: freeze, options: {ranking: mse, fraction: .nan}",

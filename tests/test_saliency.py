@@ -111,7 +111,10 @@ def test_a_linear_layer_at_every_place_is_a_one_by_one_convolution():
     assert max(one.residual.max(), two.residual.max()) < 1e-12
     for a, b in zip(one.bias_terms.values(), two.bias_terms.values()):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(fullgrad(first, x, targets), fullgrad(second, x, targets))
+    maps = fullgrad(second, x, targets)
+    torch.testing.assert_close(maps, fullgrad(first, x, targets))
+    for k, target in enumerate(targets.tolist()):
+        torch.testing.assert_close(maps[k], fullgrad_one(second.eval(), x[k : k + 1], target))
 
 
 def test_work_in_place_after_a_layer_does_not_touch_its_term():

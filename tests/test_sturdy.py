@@ -272,6 +272,8 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
         f".table.csv.{dead.pid}.tmp": (old, False),  # name -> age, whether it stays
         f".folder.{dead.pid}.tmp": (old, False),
         f".young.csv.{dead.pid}.tmp": (time.time(), True),
+        f".here.csv.{store.HOST}.{dead.pid}.tmp": (old, False),
+        f".here.folder.{store.HOST}.{dead.pid}.tmp": (old, False),
         f".mine.csv.{os.getpid()}.tmp": (old, True),
         "table.csv": (old, True),
         ".table.csv.lock": (old, True),

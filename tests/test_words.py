@@ -21,7 +21,7 @@ NOTHING = pd.DataFrame()
 def test_a_split_that_loses_something_is_told_as_what_it_is():
     assert words.answer_complete(4e-16) == "FullGrad is complete to 4e-16 (float64)"
     lost = words.answer_complete(0.234)
-    assert lost.startswith("FullGrad loses up to 0.23 of a logit") and "no split" in lost
+    assert lost.startswith("FullGrad's split misses a logit by up to 0.23") and "no split" in lost
 
 
 @pytest.fixture(scope="module")

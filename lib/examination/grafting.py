@@ -24,7 +24,7 @@ def grafted(
     """Inside, the filters of the masks (layer -> bool (F,)) have the weights and biases of `before`
     (named as in `model.state_dict()`); with scope "filter" their batch norm too, statistics
     included. Afterwards every bit is as it was."""
-    if scope not in ("weights", "filter"):
+    if scope not in freezing.SCOPES:
         raise ValueError(f"scope {scope!r}: expected weights or filter")
     convs, norms, names = conv_layers(model), norm_layers(model), {}
     for name, module in model.named_modules():

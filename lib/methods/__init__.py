@@ -1,5 +1,5 @@
 """What happens to a round: each method is a small class whose fields are its options in a profile
-line, a file for each family.
+line, a file for each family; `options` holds what they check them by.
 
     METHODS["freeze"](ranking="mse", fraction=0.5)
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.methods.options import check_flag
 from lib.methods.registry import method
 from lib.training import Method
 
@@ -27,8 +28,7 @@ class FineTune(Method):
     rows: list[dict] = field(default_factory=list, repr=False, init=False)
 
     def __post_init__(self):
-        if not isinstance(self.trace, bool):
-            raise ValueError(f"trace {self.trace!r}: expected true or false")
+        check_flag("trace", self.trace)
 
     @property
     def steady(self) -> bool:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from lib import freezing
-from lib.methods.options import SCOPES, check_choice, check_number, check_ranking
+from lib.methods.options import check_choice, check_number, check_ranking
 from lib.methods.registry import method
 from lib.network import conv_layers
+from lib.ranking import RANKINGS
 from lib.training import Method
 
 
@@ -48,13 +49,18 @@ class Freeze(Method):
     def __post_init__(self):
         check_number("fraction", self.fraction, high=1, means="filters frozen / filters")
         check_choice("rule", self.rule, tuple(freezing.RULES))
-        check_choice("scope", self.scope, SCOPES)
+        check_choice("scope", self.scope, freezing.SCOPES)
         check_ranking(self.ranking, self.draw)
+        if self.like is not None:
+            check_ranking(self.like)
 
     @property
     def masks(self) -> freezing.Masks:
         """What is frozen now: layer -> bool (F,); empty before the first round."""
         return self.rounds[-1][1] if self.rounds else {}
+
+    def fits(self, model, tasks, recipe):
+        RANKINGS[self.ranking].fits(model)
 
     def before(self, model, task, context):
         if self.masks and all(mask.all() for mask in self.masks.values()):

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.data import Task, normalise
-from lib.freezing import Masks, frozen
+from lib.freezing import SCOPES, Masks, frozen
 from lib.hooks import activations, evaluation, out_of_place
 from lib.methods.freeze import mask_row
-from lib.methods.options import SCOPES, check_choice, check_count, check_number
+from lib.methods.options import check_choice, check_count, check_number
 from lib.methods.registry import method
 from lib.network import conv_layers, norm_layers
 from lib.saliency import fullgrad
@@ -65,11 +65,14 @@ def still_norms(model: nn.Module) -> Iterator[None]:
 
 def shared_layers(model: nn.Module, tasks: Sequence[Task]) -> dict[str, nn.Module]:
     """Every convolution and linear layer by its full name, less the output layer where each task
-    has outputs of its own there: what tasks have to share."""
+    has outputs of its own there: what tasks have to share. ValueError if no layer is linear."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     starts = [task.first_output for task in tasks]
     if len(set(starts)) == len(starts):  # the output layer is the last linear one
-        del found[[name for name, m in found.items() if isinstance(m, nn.Linear)][-1]]
+        linear = [name for name, m in found.items() if isinstance(m, nn.Linear)]
+        if not linear:
+            raise ValueError("a network without a linear layer: expected one as the tasks' heads")
+        del found[linear[-1]]
     return found
 
 

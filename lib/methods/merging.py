@@ -19,7 +19,7 @@ from lib.methods.options import check_count, check_number, check_ranking
 from lib.methods.penalties import fisher
 from lib.methods.registry import method
 from lib.network import conv_layers, norm_layers
-from lib.ranking import Scores
+from lib.ranking import RANKINGS, Scores
 from lib.training import Method
 
 
@@ -126,6 +126,9 @@ class MergeRanking(Merge):
     def __post_init__(self):
         super().__post_init__()
         check_ranking(self.ranking, self.draw)
+
+    def fits(self, model, tasks, recipe):
+        RANKINGS[self.ranking].fits(model)
 
     def before(self, model, task, context):
         super().before(model, task, context)

@@ -2,13 +2,12 @@
 given and what was expected."""
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from lib.ranking import RANKINGS
 from lib.recipe import Recipe
-
-SCOPES = ("weights", "filter")  # what is held of a filter: its weights and bias, or its norm too
 
 
 def check_number(
@@ -23,7 +22,7 @@ def check_number(
     """A finite number from low to high. above, below: not that end itself; means: what the number
     says, for the sentence."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    outside = not number or not math.isfinite(value) or not low <= value <= high
+    outside = not number or not low <= value <= min(high, sys.float_info.max)
     if outside or (above and value == low) or (below and value == high):
         where = f"from {low:g} to {high:g}"
         if high == math.inf:
@@ -56,12 +55,13 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_ranking(ranking: Any, draw: Any = None) -> None:
-    """A ranking there is, and a number of its draw if it has draws."""
+    """A ranking there is; draw: none, or the number of a draw of a ranking that has draws."""
     check_choice("ranking", ranking, tuple(RANKINGS))
     if draw is not None and "draw" not in RANKINGS[ranking].options:
         raise ValueError(
             f"draw {draw!r} with ranking {ranking!r}: this ranking has no draws; leave it out"
         )
+    check_count("draw", draw, low=0, or_none=True)
 
 
 def refuse_decay(what: str, recipe: Recipe, why: str) -> None:

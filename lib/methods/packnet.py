@@ -64,6 +64,7 @@ class PackNet(Method):
 
     def fits(self, model, tasks, recipe):
         refuse_decay("PackNet", recipe, "it would move the weights of earlier tasks")
+        shared_layers(model, tasks)
 
     def before(self, model, task, context):
         self.fits(model, context.tasks, context.recipe)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.freezing import SCOPES
 from lib.methods.options import (
-    SCOPES,
     check_choice,
     check_count,
     check_number,
@@ -25,6 +25,7 @@ from lib.methods.penalties import (
 )
 from lib.methods.registry import method
 from lib.network import conv_layers, norm_layers
+from lib.ranking import RANKINGS
 
 FORMS = ("stiffness", "learning rate")
 CLASSES = ("mean", "max")  # how a filter's ranks for the classes become one number
@@ -87,6 +88,7 @@ class SoftFreeze(Pull):
         self.layers: list[dict] = []
 
     def fits(self, model, tasks, recipe):
+        RANKINGS[self.ranking].fits(model)
         if self.form == "learning rate":
             why = "it would move filters that are to stand still (form stiffness allows it)"
             refuse_decay("soft freezing's form learning rate", recipe, why)

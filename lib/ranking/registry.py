@@ -78,6 +78,10 @@ class Evidence:
         return self.fetch_trial()
 
 
+def any_network(model: nn.Module) -> None:
+    """What most rankings ask of a network: nothing."""
+
+
 @dataclass(frozen=True)
 class Ranking:
     """A function from Evidence to Scores with what others must know of it.
@@ -86,7 +90,8 @@ class Ranking:
     nothing else is made for it and its rows do not depend on how the rest is made: "images" of the
     task, class "maps", "filters" (their heat maps), both of the network's "initial" state, the
     "trial" of the next task; version: raised by hand when its scores change, so that only its own
-    rows are made again.
+    rows are made again; fits: called with a network before anything is trained, it raises
+    ValueError where the ranking cannot be made of such a one.
     """
 
     score: Callable[..., Scores]
@@ -94,6 +99,7 @@ class Ranking:
     needs: frozenset[str]
     family: str
     version: int = 1
+    fits: Callable[[nn.Module], None] = any_network
 
     def __call__(self, evidence: Evidence, **options) -> Scores:
         return self.score(evidence, **options)
@@ -123,6 +129,7 @@ def ranking(
     name: str | None = None,
     family: str | None = None,
     version: int = 1,
+    fits: Callable[[nn.Module], None] = any_network,
 ) -> Callable[[Callable[..., Scores]], Callable[..., Scores]]:
     """Enter a function into RANKINGS, under its own name unless another is given.
 
@@ -133,7 +140,8 @@ def ranking(
 
     def enter(score: Callable[..., Scores]) -> Callable[..., Scores]:
         of = family or score.__module__.rpartition(".")[2]
-        RANKINGS[name or score.__name__] = Ranking(score, label, frozenset(needs), of, version)
+        known = Ranking(score, label, frozenset(needs), of, version, fits)
+        RANKINGS[name or score.__name__] = known
         return score
 
     return enter

@@ -16,7 +16,15 @@ from lib.ranking.registry import Evidence, Scores, ranking
 EPSILON = 1e-6  # keeps denominators from 0
 
 
-@ranking("LRP", needs=("images",))
+def vgg_alone(model: nn.Module) -> None:
+    """ValueError for any network but a VGG."""
+    if not isinstance(model, VGG):
+        raise ValueError(
+            f"LRP of {type(model).__name__}: expected a VGG, whose layers follow each other"
+        )
+
+
+@ranking("LRP", needs=("images",), fits=vgg_alone)
 def lrp(evidence: Evidence) -> Scores:
     """(C, F): sum over places of |relevance| of the filter's map for the class's output, mean over
     the class's training images, as Ede et al. 2022 choose units.
@@ -38,10 +46,7 @@ def lrp(evidence: Evidence) -> Scores:
 
 def folded(model: nn.Module) -> list[nn.Module]:
     """A VGG's layers from first to last, each batch norm folded into its convolution (a copy)."""
-    if not isinstance(model, VGG):
-        raise ValueError(
-            f"LRP of {type(model).__name__}: expected a VGG, whose layers follow each other"
-        )
+    vgg_alone(model)
     convs = conv_layers(model)
     norms = {convs[layer]: norm for layer, norm in norm_layers(model).items()}
     head = [model.head] if isinstance(model.head, nn.Linear) else model.head

@@ -118,9 +118,9 @@ def answer_complete(residual: float) -> str:
     if residual < ROUNDING:
         return f"FullGrad is complete to {residual:.0e} (float64)"
     return (
-        f"FullGrad loses up to {residual:.2g} of a logit here (float64): its maps are no split of "
-        "it. Something in this network is neither a convolution, a linear layer, batch norm, ReLU, "
-        "pooling nor an addition"
+        f"FullGrad's split misses a logit by up to {residual:.2g} of it (of 1, if it is smaller; "
+        "float64): its maps are no split here. Something in this network is neither a convolution, "
+        "a linear layer, batch norm, ReLU, pooling nor an addition"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from lib.curricula import CURRICULA
 from lib.examination import COMPARED
 from lib.methods import METHODS
+from lib.methods.options import check_choice
 from lib.ranking import RANKINGS, Ranking
 from lib.study.keys import SCIENCE, fields, seed_in, versions
 from lib.study.profile import Arm, Profile
@@ -50,11 +51,10 @@ def check(profile: Profile) -> None:
             raise ValueError(
                 f"arm {arm.name!r}: no method {arm.method!r}; expected one of {', '.join(METHODS)}"
             )
-        for name in (arm.options[option] for option in LOOKING if option in arm.options):
-            if not isinstance(name, str) or name not in RANKINGS:
-                raise ValueError(
-                    f"arm {arm.name!r}: no ranking {name!r}; expected one of {', '.join(RANKINGS)}"
-                )
+        with naming(arm):
+            for option in LOOKING:
+                if option in arm.options:
+                    check_choice(option, arm.options[option], tuple(RANKINGS))
         if (twin := names.setdefault(_what(arm), arm.name)) != arm.name:
             raise ValueError(
                 f"arms {twin!r} and {arm.name!r} are the same but for their names: expected each "

@@ -27,7 +27,23 @@ def check(profile: Profile, workers: int | None = None) -> None:
         for asked in (profile, *calibrated):
             _tasks(asked, seed)
     _network(profile)
+    check_fit(profile)
     _room_for_results(profile)
+
+
+def check_fit(profile: Profile) -> None:
+    """Whether the method of each arm fits network, tasks and recipe, on the seeds that ask for the
+    arm: on one of them, unless each draws its own classes."""
+    todo = [arm for arm in profile.arms if arm.from_checkpoint]
+    for seed in profile.seed_list:
+        if asked := [arm for arm in todo if arm.asked_for(seed)]:
+            split = tasks(profile, seed)
+            model = fresh_network(profile, seed, outputs_of(split))
+            for arm in asked:
+                with arms.naming(arm):
+                    METHODS[arm.method](**arm.options).fits(model, split, profile.recipe)
+        if not profile.data.draw:
+            todo = [arm for arm in todo if arm not in asked]
 
 
 def _calibrated(profile: Profile, name: str) -> Profile:
@@ -68,8 +84,7 @@ def _tasks(profile: Profile, seed: int) -> None:
 
 def _network(profile: Profile) -> None:
     seed = profile.seed_list[0]
-    split = tasks(profile, seed)
-    model = fresh_network(profile, seed, outputs_of(split))
+    model = fresh_network(profile, seed, outputs_of(tasks(profile, seed)))
     narrow = {name: c.out_channels for name, c in conv_layers(model).items()}
     name = min(narrow, key=narrow.get)
     if narrow[name] < FEWEST_FILTERS:
@@ -78,7 +93,3 @@ def _network(profile: Profile) -> None:
             f"{narrow[name]} filter: expected {FEWEST_FILTERS} or more in every layer; give a "
             "larger width in the section network"
         )
-    for arm in profile.arms:
-        if arm.from_checkpoint:
-            with arms.naming(arm):
-                METHODS[arm.method](**arm.options).fits(model, split, profile.recipe)

@@ -14,7 +14,6 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple, get_args
 
-from lib.methods.options import SCOPES
 from lib.study import engine
 from lib.study.arms import check
 from lib.study.jobs import Job, Making, do
@@ -25,7 +24,7 @@ from lib.study.store import results_dir
 from lib.study.tuning import make_all
 
 RANKING, TWIN = "mse", "random"
-RULES = ("turns", "union")
+SCOPES, RULES = ("weights", "filter"), ("turns", "union")  # the grid's, the usual ones first
 HEAT_MAPS, CLASS_MAPS = (
     get_args(Explain.model_fields[name].annotation) for name in ("heat_map", "class_map")
 )

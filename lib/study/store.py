@@ -10,8 +10,8 @@ without it there is no product. A lock file makes a second process wait for the 
 making the same thing again.
 
 Nothing is removed before what replaces it is whole: files through `write_atomically`, folders
-through `replacing`, and `remove` renames first. What a killed process leaves is `.<name>.<pid>.tmp`
-and goes by `sweep`. No torch here."""
+through `replacing`, and `remove` renames first. What a killed process leaves is
+`.<name>.<host>.<pid>.tmp` and goes by `sweep`. No torch here."""
 
 import fcntl
 import hashlib
@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
@@ -100,12 +100,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 # --- folders --------------------------------------------------------------------------------------
 
-LEFT_OVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")
+# of this machine, where several share a disk
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+LEFT_OVER = re.compile(r"\.(?P<name>.+?)(\.(?P<host>[0-9a-f]{6}))?\.(?P<pid>\d+)\.tmp")
 LONG_AGO = 3600  # seconds: a process on another machine that shares the disk may look dead
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
 
 
 def _aside(folder: Path) -> Path:
@@ -161,13 +163,17 @@ def sweep(
     ended: Collection[int] = (),
 ) -> None:
     """Remove what killed processes left in a folder, and below if deep: old, and its process gone;
-    of processes this one saw end (`ended`, their numbers), whatever its age. What cannot be removed
-    stays."""
+    of processes of this machine that this one saw end (`ended`, their numbers), whatever its age.
+    What cannot be removed stays."""
     for path in [*(folder.rglob if deep else folder.glob)("*")] if folder.is_dir() else []:
         hit = left_over.fullmatch(path.name)
         with suppress(OSError):
-            if hit and (int(hit["pid"]) in ended or _long_gone(int(hit["pid"]), path)):
+            if hit and (_among(hit.groupdict(), ended) or _long_gone(int(hit["pid"]), path)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _among(hit: Mapping[str, str | None], ended: Collection[int]) -> bool:
+    return int(hit["pid"]) in ended and hit.get("host") == HOST
 
 
 def _long_gone(pid: int, path: Path) -> bool:

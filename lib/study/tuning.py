@@ -27,6 +27,7 @@ import yaml
 
 from lib.study import engine
 from lib.study.arms import check, needs
+from lib.study.inputs import check_fit
 from lib.study.jobs import Job, Making
 from lib.study.materials import data_checksum, data_label, tasks
 from lib.study.products import PRODUCTS, store, task1
@@ -89,6 +90,7 @@ def tune(profile: Profile, seeds: str | None = None, workers: int | None = None)
     points that started from different networks; a point that diverges is recorded and does not
     stop the others."""
     wanted = plan(profile, seeds)
+    check_fit(wanted)
     asked = [Job("run", seed, arm.name) for seed in wanted.seed_list for arm in wanted.arms]
     missing = [j for j in asked if not PRODUCTS["run"].there(wanted, j.seed, j.part)]
     engine.say(

@@ -147,9 +147,11 @@ def local(todo: Sequence, do: Callable[[Any], None], folder: Path, workers: int 
         if _kept is None:
             end_at_once(pool)
     except BaseException:
-        sweep(folder, ended=end_at_once(pool))
+        ended = end_at_once(pool)
         if _kept:
             _kept.clear()
+        with suppress(OSError):  # what went wrong is told, not what could not be tidied
+            sweep(folder, ended=ended)
         raise
     finally:
         # a traceback would keep these, and their semaphores, alive until the interpreter complains
