@@ -118,3 +118,29 @@ def test_a_convolution_that_pads_otherwise_than_with_zeros_is_named():
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(6, 6))
     with pytest.raises(ValueError, match="^0 has padding .*reflect: expected zeros"):
         METHODS["gpm"]().fits(model, tasks_of(load("smoke")), Recipe())
+
+
+WRONG = [
+    ("freeze", {"ranking": "mse", "fraction": 10**400}, "fraction 1000.*from 0 to 1"),
+    ("freeze", {"ranking": "mse", "fraction": True}, "fraction True: expected a number"),
+    ("freeze", {"ranking": "mse", "fraction": 0.5, "like": "astrology"}, "ranking 'astrology'"),
+    ("freeze", {"ranking": "random", "fraction": 0.5, "draw": "x"}, "draw 'x': expected a whole"),
+    ("freeze", {"ranking": "random", "fraction": 0.5, "draw": True}, "draw True: expected a whole"),
+    ("freeze", {"ranking": "mse", "fraction": 0.5, "draw": 1}, "this ranking has no draws"),
+    ("ewc", {"strength": float("inf")}, "strength inf: expected a number of at least 0, finite"),
+    ("ewc", {"strength": float("nan")}, "strength nan: expected a number of at least 0, finite"),
+    ("si", {"damping": 0}, "damping 0: expected a number above 0, finite"),
+    ("lwf", {"temperature": 0}, "temperature 0: expected a number above 0, finite"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "words"), WRONG)
+def test_an_option_that_is_none_is_told_with_what_is_expected(name, options, words):
+    with pytest.raises(ValueError, match=words):
+        METHODS[name](**options)
+
+
+def test_the_ends_of_a_range_belong_to_it():
+    for fraction in (0, 1, 0.0, 1.0):
+        METHODS["freeze"](ranking="random", fraction=fraction, draw=0)
+    METHODS["ewc"](strength=0)
