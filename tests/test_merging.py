@@ -24,6 +24,10 @@ def state(model):
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
 
 
+def weights_of(model):
+    return sum(p.numel() for p in model.parameters())
+
+
 def equal(a, b):
     return all(torch.equal(v, b[k]) for k, v in a.items())
 
@@ -66,6 +70,31 @@ def test_uniform_weights_are_the_straight_line_to_the_bit(tasks, batch_norm):
                 line = literal.straight_line(start[name], end[name], 0.3)
                 torch.testing.assert_close(left[name], line, rtol=1e-5, atol=1e-7)
         assert not hasattr(method, "start")  # a whole network less to carry
+
+
+def test_every_way_of_merging_is_the_line_where_nothing_matters_more(tasks, monkeypatch):
+    """float64, number by number: a ranking that scores all filters alike, and two equal Fishers."""
+    ways = Merge(0.3), MergeRanking(weight=0.3, ranking="mse"), MergeFisher(0.3)
+    monkeypatch.setattr(
+        "lib.methods.merging.fisher", lambda model, *_, **__: torch.ones(weights_of(model))
+    )
+    for method in ways:
+        model = network(tasks, True, torch.float64)
+        alike = {k: torch.ones(3, c.out_channels) for k, c in conv_layers(model).items()}
+        start, end, left = go(model, tasks, method, scores=lambda _, alike=alike: alike)
+        for name, tensor in left.items():
+            if tensor.is_floating_point():
+                line = literal.straight_line(start[name], end[name], 0.3)
+                torch.testing.assert_close(tensor, line, rtol=1e-6, atol=1e-9)
+        assert not equal(start, left) and not equal(end, left)
+
+
+def test_the_line_by_hand():
+    """From 1 to 3, a quarter of the way: 1.5; a counter is the end's."""
+    start = {"weight": torch.full((2, 2), 1.0), "counter": torch.tensor(4)}
+    end = {"weight": torch.full((2, 2), 3.0), "counter": torch.tensor(9)}
+    merged = interpolate(start, end, 0.25)
+    assert merged["weight"].tolist() == [[1.5, 1.5]] * 2 and int(merged["counter"]) == 9
 
 
 @pytest.mark.parametrize("name", ["merge", "merge_fisher", "merge_ranking"])
@@ -161,7 +190,11 @@ def test_shares_by_hand():
     assert kept(scores, 0.5).tolist() == pytest.approx([1 / 8, 7 / 8, 5 / 8, 3 / 8])
     assert kept(scores, 0.8).tolist() == pytest.approx([0.65, 0.95, 0.85, 0.75])
     assert kept(scores, 0.2).tolist() == pytest.approx([0.05, 0.35, 0.25, 0.15])
-    assert kept(torch.zeros(1, 3), 0.5).tolist() == pytest.approx([5 / 6, 1 / 2, 1 / 6])  # ties
+    opposite = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])  # all mean places are 1: a tie
+    assert kept(opposite, 0.5).tolist() == pytest.approx([5 / 6, 1 / 2, 1 / 6])
+    alike = torch.tensor([[0.0, 0.0, 5.0]])  # places 1, 0, 2: the first two share .5
+    assert kept(alike, 0.5).tolist() == pytest.approx([1 / 3, 1 / 3, 5 / 6])
+    assert kept(torch.zeros(2, 3), 0.3).tolist() == pytest.approx([0.3] * 3, abs=1e-15)
     assert kept(torch.ones(2, 1), 0.3).tolist() == [0.3]
 
 

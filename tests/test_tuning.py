@@ -472,4 +472,4 @@ def test_profiles_of_many_tasks():
     assert [c for task in four.data.classes for c in task] == list(range(20))
     assert [c for task in ten.data.classes for c in task] == list(range(100))
     assert {len(t) for t in four.data.classes} == {5} and {len(t) for t in ten.data.classes} == {10}
-    assert four.seed_list == list(range(41, 51)) and ten.seed_list == [44]
+    assert four.seed_list == list(range(41, 51)) and ten.seed_list == [44, 45, 46]

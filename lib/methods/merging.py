@@ -153,12 +153,17 @@ def kept(scores_cf: Tensor, mean: float) -> Tensor:
     (C, F).
 
     A filter's place in the layer is the order of its mean place over the classes; ties go to the
-    lower filter number. Shares rise with the place in even steps, as steeply as [0, 1] allows
-    around `mean`, which is their mean: from 0 to 1 at .5, from .6 to 1 at .8."""
+    lower filter number, but filters that every class scores alike share the mean of their places
+    (so equal scores are the straight line). Shares rise with the place in even steps, as steeply as
+    [0, 1] allows around `mean`, which is their mean: from 0 to 1 at .5, from .6 to 1 at .8."""
     places_cf = _places(scores_cf.double())
-    place_f = _places(places_cf.double().mean(0, keepdim=True))[0]
-    filters = len(place_f)
-    rise = (2 * place_f.double() + 1) / filters - 1  # evenly spaced in (-1, 1), mean 0
+    place_f = _places(places_cf.double().mean(0, keepdim=True))[0].double()
+    alike_f = scores_cf.unique(dim=1, return_inverse=True)[1]
+    sums, counts = (
+        torch.zeros_like(place_f).index_add_(0, alike_f, values)
+        for values in (place_f, torch.ones_like(place_f))
+    )
+    rise = (2 * (sums / counts)[alike_f] + 1) / len(place_f) - 1  # in (-1, 1), mean 0
     return mean + rise * min(mean, 1 - mean)
 
 
