@@ -14,7 +14,7 @@ PYTHON = .venv/bin/python
 ready = .venv/ready
 endif
 
-.PHONY: able help setup reproduce tune readings compare record publish restore figures report readme verify test torture bench trace lab repository clean
+.PHONY: able help setup oracles reproduce tune readings compare record publish restore figures report readme verify test torture bench trace lab repository clean
 help:            ## this list
 	@echo "usage: make TARGET [PROFILE=quick|compact|compact_two_heads|paper|paper_batch_norm|paper_two_heads] [SEEDS=1-5] [DATA=...] [PYTHON=...]"
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ setup: $(ready)  ## a local virtual environment from requirements.txt (TORCH=cpu
 	$(if $(filter cpu,$(TORCH)),.venv/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $$(grep -E '^torch(vision)?==' requirements.txt))
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
+
+oracles: $(ready) ## what is compared with other people's code needs: Quantus (notebook 06, two tests)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check quantus==0.6.0
 
 able:
 	@command -v $(firstword $(PYTHON)) > /dev/null || \

@@ -60,21 +60,28 @@ def entropy(values, bins=100):
     return float(of_counts(np.histogram(values, bins=bins)[0]))
 
 
-def quantus_rise(model, task, each=5, seed=42):
-    """Quantus' EfficientMPRT of FullGrad, on the images of `lib.examination.efficient_mprt` and
-    with random weights of its own: its mean over images, or a line that it is not installed."""
+def quantus_beside(model, task, each=5, seed=42):
+    """{"ours", "Quantus", "difference"}: the rise of `lib.examination.efficient_mprt` and Quantus'
+    own EfficientMPRT of FullGrad, on the same images and against the same random weights (those
+    that Quantus draws); or a line that says how to install it."""
     try:
         import quantus
+        from quantus.helpers.model.pytorch_model import PyTorchModel
     except ImportError:
-        return "Quantus is not installed: pip install quantus==0.6.0"
+        return "Quantus is not installed (make oracles): its number is missing here"
     from lib.data import normalise
+    from lib.examination import efficient_mprt
     from lib.saliency import choose_images, fullgrad
 
     def explain(model, inputs, targets, **_):
         x = torch.as_tensor(inputs, dtype=next(model.parameters()).dtype)
         return fullgrad(model.eval(), x, torch.as_tensor(targets)).numpy()[:, None]
 
+    drawn = PyTorchModel(model, channel_first=True)
+    *_, (_, randomised) = drawn.get_random_layer_generator(order="bottom_up", seed=seed)
     pick = torch.cat(choose_images(model, task, each)[0])
     x, y = normalise(task.x[pick], task).numpy(), (task.y[pick] + task.first_output).numpy()
     test = quantus.EfficientMPRT(disable_warnings=True, seed=seed)
-    return float(np.mean(test(model=model, x_batch=x, y_batch=y, explain_func=explain)))
+    theirs = float(np.mean(test(model=model, x_batch=x, y_batch=y, explain_func=explain)))
+    ours = efficient_mprt(model, randomised, task, each)["rise"]
+    return {"ours": ours, "Quantus": theirs, "difference": ours - theirs}

@@ -376,9 +376,9 @@ def versions(path, conda):
     found = {}
     for line in path.read_text().splitlines():
         line = line.split("#")[0].strip()
-        if hit := re.match(r"(?:- )?([a-z0-9-]+)=(=?)([\d.]+)$", line):
-            if bool(hit[2]) != conda:
-                found[hit[1].replace("pytorch", "torch")] = hit[3]
+        if hit := re.match(r"(?:- )?([a-z0-9-]+)==?([\d.]+)$", line):
+            assert conda or "==" in line, line  # in environment.yml pip's own have two signs
+            found[hit[1].replace("pytorch", "torch")] = hit[2]
     return found
 
 

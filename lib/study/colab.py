@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # of requirements.txt, what no notebook imports, and what must stay as Colab has it
 LEFT_OUT = ("torch", "torchvision", "jupyterlab", "ipykernel", "nbconvert", "nbformat")
-FOR_TESTS = ("torchmetrics", "pytest", "pytest-xdist", "ruff")
+FOR_TESTS = ("torchmetrics", "zennit", "pytest", "pytest-xdist", "ruff")
 
 
 def missing() -> list[str]:
