@@ -141,18 +141,22 @@ def fisher(model, x, y, outputs, change=None):
 
 
 def fullgrad_filter(model, x, y, first_output=0):
-    """By `lib.saliency.decompose`: the term of the convolution and that of its batch norm."""
-    from lib.saliency import decompose
-
-    rows = []
+    """Bias x gradient of the logit by that bias, summed over a filter's constants: the bias of its
+    convolution and, in its batch norm, beta - mean x gamma / sqrt(variance + epsilon), which enters
+    where beta does. A bias is added at every place, so its gradient is the sum over places."""
+    rows, norms = [], norm_layers(model)
     for image, c in zip(x, y.tolist()):
-        terms = decompose(model, image[None], torch.tensor([first_output + c])).bias_terms
         row = {}
-        for layer in conv_layers(model):
-            term = terms[f"features.{layer}"][0]
-            if layer in norm_layers(model):
-                term = term + terms[f"features.{layer.replace('conv', 'bn')}"][0]
-            row[layer] = torch.stack([t.sum().abs() for t in term])
+        for layer, conv in conv_layers(model).items():
+            constants = [(conv.bias, conv.bias)]
+            if layer in norms:
+                n = norms[layer]
+                sigma = (n.running_var + n.eps).sqrt()
+                constants.append((n.bias, n.bias - n.running_mean * n.weight / sigma))
+            logit = model(image[None])[0, first_output + c]
+            gradients = torch.autograd.grad(logit, [place for place, _ in constants])
+            terms = [value.detach() * g for (_, value), g in zip(constants, gradients)]
+            row[layer] = torch.stack([sum(t[f] for t in terms).abs() for f in range(len(terms[0]))])
         rows.append(row)
     return by_class(rows, y)
 

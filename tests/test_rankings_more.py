@@ -2,6 +2,7 @@
 the trial of the next task; what rankings add to keys and jobs."""
 
 import copy
+from collections import OrderedDict
 from math import exp, log
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from lib.data import Task
 from lib.evaluation import measure
-from lib.network import conv_layers, norm_layers, vgg16
+from lib.network import VGG, conv_layers, norm_layers, vgg16
 from lib.ranking import (
     RANKINGS,
     Evidence,
@@ -178,6 +179,40 @@ def test_lrp_loses_nothing_in_a_network_without_biases():
         torch.testing.assert_close(r.sum((1, 2, 3)), logit, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_lrp_is_zennit_s(batch_norm):
+    """Its epsilon-plus: the same rules for the same layers, read off at the convolutions."""
+    pytest.importorskip("zennit", reason="Zennit is not installed: pip install zennit==0.5.1")
+    from zennit import rules, types
+    from zennit.canonizers import SequentialMergeBatchNorm
+    from zennit.composites import LayerMapComposite
+
+    class Merged(SequentialMergeBatchNorm):
+        def register(self, linears, batch_norm):
+            super().register(linears, batch_norm)
+            batch_norm.eps = 0  # else what is merged still divides by sqrt(1 + epsilon)
+
+    model, task = small(batch_norm, 4), small_task(first_output=2)
+    twin, x, seen = slow.prepared(model), slow.pixels(task).requires_grad_(), {}
+    by_layer = [
+        ((types.Convolution,), rules.ZPlus(1e-6)),
+        ((types.Linear,), rules.Epsilon(1e-6)),
+        ((types.Activation, types.BatchNorm), rules.Pass()),
+    ]
+    with LayerMapComposite(by_layer, canonizers=[Merged()]).context(twin):
+        for layer, conv in conv_layers(twin).items():
+            conv.register_forward_hook(lambda _m, _x, z, layer=layer: seen.update({layer: z}))
+        logits = twin(x)
+        own = F.one_hot(2 + task.y, 4) * logits.detach()  # each image starts with its own logit
+        parts = dict(zip(seen, torch.autograd.grad(logits, list(seen.values()), own)))
+    found = RANKINGS["lrp"](look_at(model, task))
+    for layer, r in parts.items():
+        for c in (0, 1):
+            wanted = r[task.y == c].abs().sum((2, 3)).mean(0)
+            torch.testing.assert_close(found[layer][c], wanted, rtol=1e-6, atol=1e-12)
+            assert (wanted > 0).sum() > len(wanted) / 2  # the others answer to no image
+
+
 def test_lrp_refuses_a_network_whose_layers_do_not_follow_each_other():
     with pytest.raises(ValueError, match="LRP of Residual: expected a VGG"):
         RANKINGS["lrp"](Evidence(Residual(), small_task(), 0, dict, dict))
@@ -216,11 +251,25 @@ def by_hand():
     y = torch.tensor([0, 1])
     task = Task("t", (0, 1), x, y, x, y, 0, torch.zeros(3), torch.ones(3))
     model = nn.Sequential(conv, nn.ReLU(inplace=True), nn.Flatten(), head).double()
-    return look_at(model, task)
+    return look_at(model, task, fetch_trial=lambda: moved(model, task))
+
+
+def moved(model, task):
+    """One step of a trial: filter 0's bias and red, and filter 1's green, rise by half each."""
+    twin, method = copy.deepcopy(model), LossChange(task)
+    method.before(twin, task)
+    with torch.no_grad():
+        twin[0].bias[0] += 0.5
+        twin[0].weight[0, 0] += 0.5
+        twin[0].weight[1, 1] += 0.5
+    method.after_step(twin)
+    return Trial(twin.state_dict(), method.loss_change)
 
 
 P = exp(2) / (exp(1.5) + exp(2))  # image 0: what the network gives class 1
 Q = exp(0.5) / (exp(0.5) + exp(2))  # image 1, maps 0.5 and 2: what it gives class 0
+P_AFTER = 1 / 2  # after the trial's step image 0 has maps 2.5 and 2.5,
+Q_AFTER = exp(1) / (exp(1) + exp(2.5))  # and image 1 has maps 1 and 2.5
 BY_HAND = {
     "weight_norm": [[1, 2]],
     "mean_activation": [[1.5, 2], [0.5, 2]],
@@ -233,6 +282,17 @@ BY_HAND = {
     "ablation_damage": [
         [log(1 + exp(2)) - log(1 + exp(0.5)), log(1 + exp(-1.5)) - log(1 + exp(0.5))],
         [log(1 + exp(-2)) - log(1 + exp(-1.5)), log(1 + exp(0.5)) - log(1 + exp(-1.5))],
+    ],
+    # half the squared gradients times .5^2; of filter 0 image 0 has red and bias, image 1 bias only
+    "fisher_change": [[P**2 / 8 + P**2 / 8, P**2 / 8], [Q**2 / 8, Q**2 / 8]],
+    # the loss is the mean of two images, whose gradients at map 0 are -P and Q, at map 1 P and -Q;
+    # a weight's way is .5 times the mean of its gradients at both ends. Red is in image 0 alone
+    "loss_change": [
+        [
+            0.5 * ((Q - P) / 2 + (Q_AFTER - P_AFTER) / 2) / 2  # bias
+            + 0.5 * (-P / 2 - P_AFTER / 2) / 2,  # red
+            0.5 * ((P - Q) / 2 + (P_AFTER - Q_AFTER) / 2) / 2,  # green
+        ]
     ],
 }
 
@@ -251,6 +311,96 @@ def test_conductance_by_hand():
     torch.testing.assert_close(
         found, torch.tensor([[1.0, 0], [0, 2]]).double(), rtol=0.01, atol=1e-12
     )
+
+
+def test_lrp_by_hand():
+    """A VGG of two convolutions of 1 x 1 on one pixel; image 0 is red and image 1 green."""
+    conv1, conv2, head = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1), nn.Linear(2, 2)
+    with torch.no_grad():
+        conv1.weight.copy_(torch.tensor([[1.0, 1, 0], [2, 0, 0]]).view(2, 3, 1, 1))
+        conv1.bias.zero_()
+        conv2.weight.copy_(torch.tensor([[2.0, 1], [6, -2]]).view(2, 2, 1, 1))
+        conv2.bias.copy_(torch.tensor([1.0, -1]))
+        head.weight.copy_(torch.tensor([[1.0, -1], [-1, 2]]))
+        head.bias.copy_(torch.tensor([3.0, 0]))
+    named = {"conv1_1": conv1, "relu1_1": nn.ReLU(), "conv2_1": conv2, "relu2_1": nn.ReLU()}
+    model = VGG(nn.Sequential(OrderedDict(named)), head).double()
+    x = torch.tensor([[255, 0, 0], [0, 255, 0]], dtype=torch.uint8).view(2, 3, 1, 1)
+    y = torch.tensor([0, 1])
+    task = Task("t", (0, 1), x, y, x, y, 0, torch.zeros(3), torch.ones(3))
+    # image 0: maps (1, 2), then (2 + 2 + 1, 6 - 4 - 1) = (5, 1), logit 0 is 5 - 1 + 3 = 7: the
+    # second maps get 5 and -1, the bias 3. Of the positive parts (2 + 2 + 1) and (6) the first maps
+    # get 5 x 2/5 - 1 x 6/6 = 1 and 5 x 2/5 = 2
+    # image 1: maps (1, 0), then (2 + 1, 6 - 1) = (3, 5), logit 1 is -3 + 10 = 7: the second maps
+    # get -3 and 10, the first -3 x 2/3 + 10 x 6/6 = 8 and 0
+    found = RANKINGS["lrp"](look_at(model, task))
+    wanted = {"conv1_1": [[1.0, 2], [8, 0]], "conv2_1": [[5.0, 1], [3, 10]]}
+    assert list(found) == list(wanted)
+    for layer, rows in wanted.items():  # the rule's epsilon takes a millionth
+        torch.testing.assert_close(found[layer], torch.tensor(rows).double(), rtol=3e-6, atol=1e-9)
+
+
+def in_a_row():
+    """Three pixels in a row and two filters of 1 x 1: red, and twice green minus 1.
+
+    Images, red / green / filter 0 / filter 1 (before ReLU):
+    0 (class 0)   0 .2 0   1  1 .2   0 .2 0     1   1  -.6    as image 2
+    1 (class 0)   1  0 .2  1 .2  0   1  0 .2    1 -.6  -1
+    2 (class 1)   0 .2 0   1  1 .2   0 .2 0     1   1  -.6
+    3 (class 0)   0 .2 .2  0  0  0   0 .2 .2   -1  -1  -1
+
+    Logits: 3 f0[0] + 3 f0[2] - 3 f1[0] + 1, and -3 f0[0] + 3 f0[1] + 1.5 f1[0] + 1.5 f1[1]. Image
+    0 has (-2, 3.6): wrong; image 1 (1.6, -1.5), image 2 (-2, 3.6), image 3 (1.6, .6): right."""
+    conv, head = nn.Conv2d(3, 2, 1), nn.Linear(6, 2)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 2, 0]]).view(2, 3, 1, 1))
+        conv.bias.copy_(torch.tensor([0.0, -1]))
+        head.weight.copy_(torch.tensor([[3, 0, 3, -3, 0, 0], [-3, 3, 0, 1.5, 1.5, 0]]))
+        head.bias.copy_(torch.tensor([1.0, 0]))
+    red, green = [[0, 51, 0], [255, 0, 51]], [[255, 255, 51], [255, 51, 0]]
+    pixels = torch.tensor([[*red, red[0], [0, 51, 51]], [*green, green[0], [0] * 3], [[0] * 3] * 4])
+    x, y = pixels.transpose(0, 1)[:, :, None].to(torch.uint8), torch.tensor([0, 0, 1, 0])
+    task = Task("t", (0, 1), x, y, x, y, 0, torch.zeros(3), torch.ones(3))
+    model = nn.Sequential(conv, nn.ReLU(inplace=True), nn.Flatten(), head).double()
+    heat = torch.tensor([[[0.0, 0.5, 1]], [[1.0, 1, 0]]]).double()
+    maps = torch.tensor([[[0.0, 1, 0]], [[1.0, 1, 0.5]]]).double()
+    return Evidence(model, task, 0, lambda: maps, lambda: {"0": heat}, 2)
+
+
+OWN_MAPS = {
+    # means of the gradients at the maps times the maps, summed, without what is below 0:
+    # image 1: 2 f0 - f1 = (1, .6, 1.4), scaled (.5, 0, 1); image 3: f0, scaled (0, 1, 1)
+    # image 2: f0 + f1 = (1, 1.2, -.6), scaled (5/6, 1, 0)
+    "grad_cam": [[0.25, 0.5, 1], [5 / 6, 1, 0]],
+    # image 1: red 3 and green -6 at the first pixel, red 3 at the last; image 3: red 3 at the last
+    # image 2: green 3 at the first, red 3 and green 3 at the second
+    "input_gradient": [[0.5, 0, 2 / 3], [0.5, 1, 0]],
+    # pixels times gradients, then filter 1's bias of -1 times its gradients; each by its largest:
+    # image 1: red 3 and green 6 of 6, red .6 of 6 at the last; bias 3 of 3: (2.5, 0, .1)
+    # image 2: green 3 of 3, red .6 and green 3 of 3; bias 1.5 of 1.5 twice: (2, 2.2, 0)
+    "one_image": [[1, 0, 0.04], [10 / 11, 1, 0]],
+}
+
+
+@pytest.mark.parametrize("name", OWN_MAPS)
+def test_maps_of_the_images_by_hand(name):
+    look = in_a_row()
+    wanted = slow.mse_score(torch.tensor(OWN_MAPS[name])[:, None], look.heat["0"])
+    # FullGrad's 1e-6 in the denominator is more than rounding
+    torch.testing.assert_close(RANKINGS[name](look)["0"], wanted, rtol=1e-5, atol=1e-6)
+    assert len(wanted.unique()) == 4
+
+
+def test_natural_images_by_hand():
+    look = in_a_row()
+    (best,) = natural_heat(look, 1).values()  # filter 0: image 1 of mean .4; filter 1: image 0
+    torch.testing.assert_close(best, torch.tensor([[[1, 0, 0.2]], [[1, 1, 0]]]).double())
+    # all four, each scaled: filter 0 (0, 1, 0), (1, 0, .2), (0, 1, 0), (0, 1, 1), in sum (1, 3,
+    # 1.2); filter 1 (1, 1, 0), (1, 0, 0), (1, 1, 0), 0, in sum (3, 2, 0)
+    heat = torch.tensor([[[0, 1, 0.1]], [[1, 2 / 3, 0]]]).double()
+    wanted = slow.mse_score(look.maps, heat)
+    torch.testing.assert_close(RANKINGS["natural_patches"](look)["0"], wanted)
+    assert float(wanted[0, 0]) == pytest.approx(-0.01 / 3)  # of (0, 0, .1)
 
 
 MAPS = torch.tensor([[[0.0, 0.5], [1, 0.5]], [[0.0, 0.5], [0, 0.5]]])
