@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from lib.report import figures, page
+from lib.report.beside import beside_methods
 from lib.report.figures import from_tables, looks_of, over_epochs, plane, shown_over_epochs
 from lib.report.figures.style import contrast, spread
 from lib.report.statistics import summary
@@ -424,6 +425,7 @@ def test_every_figure_of_a_record_can_be_drawn(tmp_path):
         "per_class",
         "overlap",
         "over_epochs",
+        "methods",
         "retained",
         "plane",
         "forest",
@@ -454,7 +456,8 @@ def test_any_name_of_a_class_or_an_arm_can_be_drawn(name, tmp_path):
         return tables[table]
 
     found = from_tables(read)
-    assert set(found) == {"per_class", "overlap", "over_epochs", "retained", "plane", "forest"}
+    drawn_of_runs = {"over_epochs", "methods", "retained", "plane", "forest"}
+    assert set(found) == {"per_class", "overlap"} | drawn_of_runs
     picture = np.zeros((3, 4, 4))
     found["grid"] = figures.image_grid({name: [picture]}, [name], heading=name)
     found["matrix"] = figures.matrix(np.eye(2), [name, "b"], name, name)
@@ -541,6 +544,19 @@ def test_retained_puts_equal_shares_side_by_side_with_seeds_by_hand():
     few = runs[(runs["arm"] != "Pearson 50 %") | (runs["seed"] == 1)]
     labels = figures.retained_arms(few, ARMS).axes[0].get_yticklabels()
     assert "Pearson, 1 seed" in [t.get_text() for t in labels]
+
+
+def test_methods_stand_beside_the_best_share_with_the_numbers_of_their_table():
+    runs = recorded("runs")
+    figure, table = figures.methods(runs, ARMS), beside_methods(runs)
+    assert f"minus {table['beside'][0]}" in figure.get_suptitle()
+    names = [t.get_text().split(", ")[0] for t in figure.axes[0].get_yticklabels()]
+    assert names == list(table["arm"]) and "fine-tune" in names
+    for ax, column in zip(figure.axes, ("acc1", "average")):
+        expected = table[[column, f"{column}_low", f"{column}_high"]].to_numpy()
+        assert np.array(bars_of(ax)) == pytest.approx(100 * expected)
+    with pytest.raises(ValueError, match="no other method starts from a checkpoint"):
+        figures.methods(runs[runs["method"] == "freeze"], ARMS)
 
 
 def test_retained_of_no_arm_that_starts_from_a_checkpoint(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 from lib.report import answers, figures, page, statistics, words
 from lib.report.answers import lines, sentences
+from lib.report.beside import beside_methods
 from lib.report.claims import NO_ROOM, claims
 from lib.report.statistics import summary
 from lib.reproduce import __main__ as reproduce
@@ -440,10 +441,11 @@ def test_the_overview_s_sentences_on_the_line_and_the_maps(made):
 
 def test_other_methods_stand_beside_the_best_share_frozen_by_explanation():
     freeze = {"method": "freeze", "ranking": "mse", "rule": "turns", "scope": "weights"}
+    freeze["fraction"] = 0.25
     arms = {
         "fine-tune": ({"method": "finetune"}, 0.0),
         "MSE 25 %": (freeze, 0.01),
-        "MSE 50 %": (freeze, 0.02),  # the best of the default rule and scope
+        "MSE 50 %": ({**freeze, "fraction": 0.5}, 0.02),  # the best of the default rule and scope
         "MSE united": ({**freeze, "rule": "union"}, 0.3),
         "LwF": ({"method": "lwf"}, 0.07),
         "L2": ({"method": "l2"}, -0.08),
@@ -463,7 +465,13 @@ def test_other_methods_stand_beside_the_best_share_frozen_by_explanation():
         "+5.0 [+5.0, +5.0]",
         "-10.0 [-10.0, -10.0]",
     ]
-    assert answers.against_methods(pd.DataFrame(rows[:3])) == ("", [])
+    none = pd.DataFrame(rows).iloc[:3]  # fine-tuning alone
+    assert answers.against_methods(none) == ("", []) and beside_methods(none).empty
+    table = beside_methods(pd.DataFrame(rows)).set_index("arm")
+    assert list(table.index[:2]) == ["once", "soft"] and set(table["beside"]) == {"MSE 50 %"}
+    assert table.loc["once", "n"] == 1 and pd.isna(table.loc["once", "acc1_low"])
+    lower = table.loc["fine-tune", ["acc1", "acc1_low", "acc1_high", "average"]]
+    assert list(lower) == pytest.approx([-0.02] * 4)
     said = answers.answer_over({}, {"wide": pd.DataFrame(rows)})[-1]
     assert "In wide, 1 of 2 have a higher accuracy" in said and "1 has a lower one" in said
     assert "(MSE 50 %), LwF (+5.0 [+5.0, +5.0]) points" in said

@@ -54,6 +54,15 @@ FIGURES = {  # in the order of the study's questions
         "An arm helps if it lies above the others at equal accuracy on task 2, fine-tuning's own "
         "path and the straight line of weights among them.",
     ),
+    "methods": Shown(
+        "Beside other methods",
+        "Two panels, one line for each method that freezes no ranked filters, the best on top: "
+        "its accuracy on task 1, and over all tasks, minus that of freezing by explanation at its "
+        "best share, with an interval and a dot for each seed, over a grey band of one point.",
+        "Right of zero a method does better than the paper's. Some store more than it does, or "
+        "train longer, or need the task to be named at test: the list of methods says which. The "
+        "paper's share is the best of those run, chosen on these same seeds, to its advantage.",
+    ),
     "readings": Shown(
         "Which reading of the paper, if any?",
         "Above, a rising row of marks, one for each reading of the paper, with a dot for each seed "

@@ -153,6 +153,24 @@ def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def readable_methods(methods: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
+    """`beside.beside_methods` in points, each mean with its interval, and what each method keeps
+    between tasks."""
+    keeps = arms.set_index("arm")["keeps"]
+    return pd.DataFrame(
+        [
+            {
+                "arm": row["arm"],
+                "n": row["n"],
+                "acc1, points": bounded(row, POINTS, "acc1", level=False),
+                "all tasks, points": bounded(row, POINTS, "average", level=False),
+                "keeps between tasks": keeps.get(row["arm"], "unknown"),
+            }
+            for _, row in methods.iterrows()
+        ]
+    )
+
+
 def readable_claims(claims: pd.DataFrame) -> pd.DataFrame:
     """`claims.claims` with each estimate and its interval in one cell, the interval's level beside
     it."""

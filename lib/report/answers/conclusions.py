@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from lib.report import readings
+from lib.report import beside, readings
 from lib.report.answers.sentences import of_the_map, off_diagonal
 from lib.report.claims import RELIABLE
 from lib.report.figures import chance_differences
@@ -260,6 +260,7 @@ TOLD = {  # figure -> its tables, and what tells of them
     "readings": (("readings",), readings.sentence),
     "plane": (("claims",), _of_plane),
     "over_epochs": (("runs", "accuracy"), _of_epochs),
+    "methods": (("runs",), beside.sentence),
     "retained": (("summary",), _of_retained),
     "overlap": (("claims",), of_the_map),
     "class_overlap": (("class_overlap",), _of_classes),

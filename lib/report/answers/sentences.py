@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.report.beside import beside_methods, best_share
 from lib.report.claims import ROOM
 from lib.report.figures import chance_differences
 from lib.report.numbers import (
@@ -23,7 +24,7 @@ from lib.report.numbers import (
     unsigned,
 )
 from lib.report.paper import RANKING
-from lib.report.statistics import average, in_common, interval, paired, tasks_in
+from lib.report.statistics import average, in_common, interval, tasks_in
 from lib.report.words import headline, sameness
 
 SAYS = {  # what a verdict comes to (`says`) -> what it says of freezing by explanation
@@ -391,21 +392,13 @@ def against_methods(runs: pd.DataFrame) -> tuple[str, list[Other]]:
     that neither freezes filters nor asks an explanation (as Nguyen's do) beside it, highest first;
     of those with two seeds or more in common. Training one part alone is a control and no
     method."""
-    table = runs[runs["curriculum"] == "sequence"]
-    table = table.assign(average=average(table))
-    wanted = {"method": "freeze", "ranking": "mse", "rule": "turns", "scope": "weights"}
-    how = table.reindex(columns=list(wanted))
-    mine = table[(how == pd.Series(wanted)).all(axis=1)]
-    if mine.empty:
-        return "", []
-    ours, found = mine.groupby("arm")["average"].mean().idxmax(), []
-    other = ~table["method"].isin(["freeze", "freeze_layers", "nguyen", "finetune", "only"])
-    ranking = table["ranking"] if "ranking" in table else pd.Series(None, table.index)
-    for arm in table.loc[other & (ranking != RANKING), "arm"].unique():
-        apart = paired(table, arm, ours, "average")
-        if len(apart) > 1:
-            found.append(Other(arm, *interval(apart)))
-    return ours, sorted(found, key=lambda other: -other.mean)
+    table = beside_methods(runs)
+    out = runs["method"].isin(["freeze_layers", "nguyen", "finetune", "only"])
+    if "ranking" in runs:
+        out |= runs["ranking"] == RANKING
+    table = table[~table["arm"].isin(runs.loc[out, "arm"]) & (table["n"] > 1)]
+    columns = ("arm", "average", "average_low", "average_high", "n")
+    return best_share(runs), [Other(*row) for row in zip(*(table[c] for c in columns))]
 
 
 IN_SHORT = {  # a verdict's first word -> what it says to somebody who has read nothing else

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lib.report.beside import beside_methods
 from lib.report.figures.against_chance import chance_differences, forest
 from lib.report.figures.curves import (
     classes_of_task,
@@ -52,7 +53,7 @@ from lib.report.figures.style import (
     shrunk,
     use_style,
 )
-from lib.report.figures.tradeoff import plane, retained_arms
+from lib.report.figures.tradeoff import methods, plane, retained_arms
 from lib.report.statistics import beside_paper
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "learning_curves",
     "looks_of",
     "matrix",
+    "methods",
     "named",
     "of_budget_rules",
     "of_class_choices",
@@ -139,6 +141,7 @@ def from_tables(
         ),
         ("over_epochs", accuracy, lambda t: over_epochs(runs, t, arms)),
         ("retained", runs, lambda t: retained_arms(t, arms, classes or 10)),
+        ("methods", beside_methods(runs) if len(runs) else runs, lambda t: methods(runs, arms)),
         ("plane", runs, lambda t: plane(t, arms, table("trajectory"), comparable)),
         ("forest", chance_differences(runs) if len(runs) else runs, lambda t: forest(runs)),
         (

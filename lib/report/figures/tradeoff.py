@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lib.report import paper
+from lib.report.beside import apart, best_share
 from lib.report.figures.against_chance import message
 from lib.report.figures.style import (
     GREY,
@@ -30,7 +31,15 @@ from lib.report.figures.style import (
     standing_out,
     written,
 )
-from lib.report.statistics import by_seed, checkpoints, gained, interval, retained, tasks_in
+from lib.report.statistics import (
+    MARGIN,
+    by_seed,
+    checkpoints,
+    gained,
+    interval,
+    retained,
+    tasks_in,
+)
 
 CONTROLS = {  # no arms: they cost no training of their own
     "trajectory": ("fine-tuning's trajectory", ":", VERMILLION),
@@ -349,6 +358,48 @@ def retained_arms(runs: pd.DataFrame, arms: pd.DataFrame, classes: int = 10) -> 
         ax.grid(axis="y", visible=False)
     several = "; bars: 95 % over seeds, dots: seeds; band: fine-tuning" if most > 1 else ""
     figure.suptitle(about + several, fontsize=9)
+    return figure
+
+
+BESIDE = {
+    "acc1": "points of accuracy on task 1",
+    "average": "points of accuracy, mean of all tasks",
+}
+
+
+def methods(runs: pd.DataFrame, arms: pd.DataFrame) -> Figure:
+    """Every other method minus the paper's way of freezing at its best share, in points, on task 1
+    and over all tasks: mean, 95 % t interval, seeds as dots; highest over all tasks first. The band
+    is the margin of one point. Raises ValueError where nothing stands beside it."""
+    found = apart(runs)
+    if not found:
+        raise ValueError(
+            "no other method starts from a checkpoint that freezing by explanation starts from: "
+            "expected such arms (see profiles/)"
+        )
+    names = sorted(found, key=lambda arm: -found[arm]["average"].mean())
+    most = max(len(table) for table in found.values())
+    figure, axes = new(8.6, 0.24 * len(names) + 1.5, ncols=2, sharey=True)
+    looks = looks_of(arms)
+    for ax, (column, words) in zip(axes, BESIDE.items()):
+        ax.axvspan(-100 * MARGIN, 100 * MARGIN, color=GREY, alpha=0.22, lw=0)
+        ax.axvline(0, color=ink(), lw=0.8)
+        ax.set_xlabel(words, fontsize=8)
+        ax.locator_params(axis="x", nbins=6)
+        for y, arm in enumerate(names):
+            _line(ax, y, 100 * found[arm][column], looks[line_of(arms, arm)["label"]])
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="y", visible=False)
+    counts = [len(found[arm]) for arm in names]
+    labels = [a + ("" if n == most else f", {counted(n)}") for a, n in zip(names, counts)]
+    axes[0].set_yticks(range(len(names)), labels)
+    axes[0].set_ylim(len(names) - 0.4, -0.7)
+    bars = "; bars: 95 % over seeds, dots: seeds" if most > 1 else ""
+    figure.suptitle(
+        f"{caption(runs)}\nother methods minus {best_share(runs)}{bars}; "
+        f"shade: less than {100 * MARGIN:.0f} point",
+        fontsize=9,
+    )
     return figure
 
 
