@@ -2,20 +2,24 @@
 forgets."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
-from lib.data import split_tasks
+from lib.data import Task, split_tasks
 from lib.freezing import Masks
 from lib.methods import Context, Freeze, FreezeLayers, Nguyen, Only, frozen_fraction
+from lib.methods import layers as layers_room
 from lib.methods.layers import (
     block_overlaps,
     blocks_of,
     by_parameters,
     forgetting_block,
+    iou,
     positive_maps,
     shared_layers,
+    some_images,
     still,
     still_norms,
 )
@@ -28,11 +32,13 @@ from lib.training import Method, fit
 from references import layers as literal
 
 RECIPE = Recipe(epochs=1, batch_size=32, lr=0.05, momentum=0.9, precision="float32")
+# every step sees a whole task of 32 images as it is
+WHOLE = replace(RECIPE, epochs=3, weight_decay=0.01, crop_padding=0, flip=False)
 
 
-def network(batch_norm=True, outputs=2, classifier="linear"):
+def network(batch_norm=True, outputs=2, classifier="linear", width=0.0625):
     generator = torch.Generator().manual_seed(3)
-    return vgg16(outputs, 0.0625, batch_norm, classifier=classifier, generator=generator)
+    return vgg16(outputs, width, batch_norm, classifier=classifier, generator=generator)
 
 
 def context(tasks, number=2, scores=lambda *a, **k: {}):
@@ -252,6 +258,101 @@ def test_overlaps_as_counted_pixel_by_pixel():
     assert forgetting_block(got) == literal.forgetting_block(wanted)
 
 
+def test_intersection_over_union_by_hand():
+    a = torch.tensor([[[1, 1], [0, 0]], [[1, 0], [0, 0]], [[0, 0], [0, 0]]], dtype=bool)[None]
+    assert iou(a, a).tolist() == [[1, 1, 1]]  # two empty masks: alike
+    assert iou(a, a[:, :1]).tolist() == [[1, 0.5, 0]]  # one empty mask: nothing in common
+    assert iou(a, ~a[:, :1]).tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("first_output", (0, 2))
+def test_objects_by_hand(first_output):
+    """A network of one linear layer: the map of a white image is the size of the weights of the
+    image's own class. Class 0 looks at the left half, class 1 at the lower one; the other head's
+    outputs look elsewhere."""
+    own, other = [[1.0, 0, 1, 0], [0, 0, -1.0, -1]], [[0, 1.0, 0, 0], [0, 0, 0, 1.0]]
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4, bias=False)).double()
+    rows = [*own, *other] if first_output == 0 else [*other, *own]
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor(rows).repeat(1, 3))  # the same in each colour
+    x, y = torch.full((2, 3, 2, 2), 255, dtype=torch.uint8), torch.tensor([0, 1])
+    task = Task("old", (0, 1), x, y, x, y, first_output, torch.zeros(3), torch.ones(3))
+    new = task._replace(name="new", first_output=2 - first_output)
+    seen, objects = Nguyen(images=2)._images(model, context([task, new]))
+    order = some_images(task, 2, 1, "voting images").tolist()
+    halves = [[[True, False], [True, False]], [[False, False], [True, True]]]
+    assert objects.tolist() == [halves[n] for n in order] and (seen == 1).all()
+
+
+class TwoBlocks(torch.nn.Module):
+    """Two convolutions with pooling between them; every map is 1 everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(3, 2, 1), torch.nn.Conv2d(2, 2, 1)
+        self.head = torch.nn.Linear(2, 2)
+        with torch.no_grad():
+            for conv in (self.a, self.b):
+                conv.weight.zero_(), conv.bias.fill_(1)
+
+    def forward(self, x):
+        return self.head(self.b(torch.nn.functional.max_pool2d(self.a(x), 2)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "lost, overlaps, critical, fragile",
+    [("a", [0, 1], {"a"}, {"a"}), ("b", [1, 0], {"a", "b"}, {"b"})],
+)
+def test_a_round_by_hand(tiny_tasks, monkeypatch, lost, overlaps, critical, fragile):
+    """The trial loses all that one layer shows and leaves the other as it was."""
+
+    def trial(model, task, *_):
+        assert task.name == "task2"
+        getattr(model, lost).bias.data.fill_(-1)
+
+    monkeypatch.setattr(layers_room, "fit", trial)
+    for variant, held in (("critical", critical), ("fragile", fragile)):
+        method = Nguyen(variant, images=3)
+        method.before(TwoBlocks(), tiny_tasks[1], context(tiny_tasks))
+        assert [row["overlap"] for row in method.rows] == overlaps
+        assert [row["votes"] for row in method.rows] == [3 * (1 - o) for o in overlaps]
+        assert {layer for layer, mask in method.masks.items() if mask.all()} == held
+
+
+@pytest.mark.parametrize("variant, batch_norm", [("critical", True), ("fragile", False)])
+def test_nguyen_equals_the_literal_version_over_three_tasks(
+    tasks, monkeypatch, variant, batch_norm
+):
+    """From the images to what is frozen and to the network it leaves; a shared head, then one for
+    each task, where the second task's images have outputs of their own."""
+    outputs, objects = tasks[-1].outputs.stop, []
+
+    def spy(old, new, objects_nhw):
+        objects.append(objects_nhw.tolist())
+        return block_overlaps(old, new, objects_nhw)
+
+    monkeypatch.setattr(layers_room, "block_overlaps", spy)
+    model = network(batch_norm, outputs, width=1 / 32).double()
+    fit(model, tasks[0], WHOLE)
+    slow, method = copy.deepcopy(model), Nguyen(variant, images=2)
+    picks = [some_images(task, 2, 1, "voting images").tolist() for task in tasks]
+    literally = literal.nguyen(slow, tasks, WHOLE, picks, variant)
+    for number, task in enumerate(tasks[1:], 2):
+        method.before(model, task, replace(context(tasks, number), recipe=WHOLE))
+        things, overlaps, chosen, held = next(literally)
+        assert objects[-1] == things
+        found = [row for row in method.rows if row["round"] == number]
+        means = torch.tensor(overlaps, dtype=torch.float64).mean(0).tolist()
+        assert [row["overlap"] for row in found] == pytest.approx(means, abs=1e-6)
+        assert min(means) < 1  # something was lost
+        assert max(found, key=lambda row: (row["votes"], -row["block"]))["block"] == chosen
+        assert {layer for layer, mask in method.masks.items() if mask.all()} == held
+        fit(model, task, WHOLE, method)
+    assert next(literally, None) is None  # its last round is trained too
+    for name, tensor in slow.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("batch_norm", (False, True))
 def test_positive_maps_are_what_relu_lets_through(batch_norm):
     model = network(batch_norm).train()
@@ -333,6 +434,61 @@ def test_what_is_frozen_is_what_was_voted_for(tiny_tasks, variant):
         fit(model, tasks[number - 1], RECIPE, method, 1)
         assert not {f"features.{k}.weight" for k in held | named} & moved(model, before)
     assert len(method.records()["votes"]) == 10
+
+
+# --- over several rounds --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make, free",
+    [
+        (lambda: FreezeLayers("first", count=4), [1, 1]),
+        (lambda: FreezeLayers("first", fraction=1), [0, 0]),
+        (lambda: Only("head"), [0, 0]),
+        (lambda: Nguyen("critical", images=2), [1, 0]),
+        (lambda: Freeze("random", 0.5), [0.5, 0]),
+    ],
+    ids=["some layers", "all layers", "head", "Nguyen", "filters"],
+)
+def test_records_over_three_tasks_are_those_of_freezing_by_a_ranking(
+    tiny_tasks, monkeypatch, make, free
+):
+    """What each round leaves free of the last layer, in the columns that `Freeze` has; and with two
+    tasks, as ever, none of the two that say so."""
+    tasks = [*tiny_tasks, tiny_tasks[0]._replace(name="task3")]
+    model, method, plain = network(), make(), ["layer", "filters", "frozen", "fraction", "mask"]
+    scores = {name: torch.rand(1, c.out_channels) for name, c in conv_layers(model).items()}
+    monkeypatch.setattr(layers_room, "fit", lambda *_: None)  # the trials
+    blocks = iter([2, 4])  # what is voted for
+    monkeypatch.setattr(layers_room, "forgetting_block", lambda _: next(blocks))
+    for number in (2, 3):
+        method.before(model, tasks[1], context(tasks, number, scores=lambda *_: scores))
+        columns = plain if number == 2 else ["round", *plain, "free"]
+        assert {tuple(row) for row in method.records()["masks"]} == {tuple(columns)}
+    rows = method.records()["masks"]
+    assert [row["round"] for row in rows] == [2] * 13 + [3] * 13
+    assert all(row["free"] == 1 - row["frozen"] / row["filters"] for row in rows)
+    assert [row["free"] for row in rows if row["layer"] == "conv5_3"] == free
+    assert frozen_fraction(model, method) == sum(row["frozen"] for row in rows[13:]) / 264
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: FreezeLayers("last", count=13), lambda: Nguyen("critical", images=2)]
+)
+def test_a_round_that_finds_no_free_filter_says_so_once(tiny_tasks, monkeypatch, make):
+    tasks = [*tiny_tasks, *(tiny_tasks[0]._replace(name=f"task{k}") for k in (3, 4))]
+    model, method, trials, said = network(), make(), [], []
+    monkeypatch.setattr(layers_room, "fit", lambda *a: trials.append(a[1].name))
+    monkeypatch.setattr(layers_room, "forgetting_block", lambda _: 4)  # the last
+    for number, task in enumerate(tasks[1:], 2):
+        method.before(model, task, replace(context(tasks, number), say=said.append))
+    assert said == [
+        "no free filter is left in round 3: all are frozen since round 2, and every round from "
+        "here on trains the rest alone"
+    ]
+    assert {row["round"]: row["free"] for row in method.records()["masks"]} == {2: 0, 3: 0, 4: 0}
+    if isinstance(method, Nguyen):  # nothing to vote for, so no trial is trained
+        assert trials == ["task2"] and {row["round"] for row in method.rows} == {2}
 
 
 def test_unclear_votes_are_refused(tiny_tasks):

@@ -13,9 +13,58 @@ from lib.ranking import RANKINGS
 from lib.training import Method
 
 
+@dataclass
+class Hold(Method):
+    """What methods that freeze filters share: `masks` are held through the round, and written down
+    round by round. A subclass asks `none_free` as a round begins, and enters what it freezes into
+    `rounds`."""
+
+    rounds: list[tuple[int, freezing.Masks]] = field(default_factory=list, repr=False, init=False)
+    full: bool = field(default=False, repr=False, init=False)  # that none is free was said
+
+    scope = "weights"
+
+    @property
+    def masks(self) -> freezing.Masks:
+        """What is frozen now: layer -> bool (F,); empty before the first round."""
+        return self.rounds[-1][1] if self.rounds else {}
+
+    def none_free(self, context) -> bool:
+        """True where a round finds nothing to choose, since all is frozen: it stays so, and that is
+        said once."""
+        if not self.masks or not all(mask.all() for mask in self.masks.values()):
+            return False
+        last, masks = self.rounds[-1]
+        if not self.full:
+            self.full = True
+            context.say(
+                f"no free filter is left in round {context.round}: all are frozen since round "
+                f"{last}, and every round from here on trains the rest alone"
+            )
+        self.rounds.append((context.round, masks))
+        return True
+
+    def during(self, model) -> AbstractContextManager:
+        return freezing.frozen(model, self.masks, self.scope)
+
+    def records(self):
+        several = len(self.rounds) > 1  # with two tasks there is one round to choose in
+        return {
+            "masks": [
+                {
+                    **({"round": number} if several else {}),
+                    **mask_row(layer, mask),
+                    **({"free": float((~mask).double().mean())} if several else {}),
+                }
+                for number, masks in self.rounds
+                for layer, mask in masks.items()
+            ]
+        }
+
+
 @method("freeze")
 @dataclass
-class Freeze(Method):
+class Freeze(Hold):
     """Freeze a fraction of each layer's filters, chosen by a ranking made before the round, then
     train the rest (Feenstra & Dow 2023, their method section; no equations are numbered there).
 
@@ -43,8 +92,6 @@ class Freeze(Method):
     scope: str = "weights"
     draw: int | None = None
     like: str | None = None
-    rounds: list[tuple[int, freezing.Masks]] = field(default_factory=list, repr=False, init=False)
-    full: bool = field(default=False, repr=False, init=False)  # that none is free was said
 
     def __post_init__(self):
         check_number("fraction", self.fraction, high=1, means="filters frozen / filters")
@@ -54,17 +101,11 @@ class Freeze(Method):
         if self.like is not None:
             check_ranking(self.like)
 
-    @property
-    def masks(self) -> freezing.Masks:
-        """What is frozen now: layer -> bool (F,); empty before the first round."""
-        return self.rounds[-1][1] if self.rounds else {}
-
     def fits(self, model, tasks, recipe):
         RANKINGS[self.ranking].fits(model)
 
     def before(self, model, task, context):
-        if self.masks and all(mask.all() for mask in self.masks.values()):
-            self._none_free(context)
+        if self.none_free(context):
             return
         options = {} if self.draw is None else {"draw": self.draw}
         scores = context.scores(self.ranking, **options)
@@ -75,34 +116,6 @@ class Freeze(Method):
             other = rule(context.scores(self.like), self.fraction, self.masks)
             chosen = freezing.as_many(scores, other, self.masks)
         self.rounds.append((context.round, chosen))
-
-    def _none_free(self, context) -> None:
-        """A round with nothing to choose: what is frozen stays."""
-        last, masks = self.rounds[-1]
-        if not self.full:
-            self.full = True
-            context.say(
-                f"no free filter is left in round {context.round}: all are frozen since round "
-                f"{last}, and every round from here on trains the rest alone"
-            )
-        self.rounds.append((context.round, masks))
-
-    def during(self, model) -> AbstractContextManager:
-        return freezing.frozen(model, self.masks, self.scope)
-
-    def records(self):
-        several = len(self.rounds) > 1  # with two tasks there is one round to choose in
-        return {
-            "masks": [
-                {
-                    **({"round": number} if several else {}),
-                    **mask_row(layer, mask),
-                    **({"free": float((~mask).double().mean())} if several else {}),
-                }
-                for number, masks in self.rounds
-                for layer, mask in masks.items()
-            ]
-        }
 
 
 def mask_row(layer: str, mask: Tensor) -> dict:

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.data import Task, normalise
-from lib.freezing import SCOPES, Masks, frozen
+from lib.freezing import SCOPES, Masks
 from lib.hooks import activations, evaluation, out_of_place
-from lib.methods.freeze import mask_row
+from lib.methods.freeze import Hold
 from lib.methods.options import check_choice, check_count, check_number
 from lib.methods.registry import method
 from lib.network import conv_layers, norm_layers
 from lib.saliency import fullgrad
 from lib.seeds import seed_of
-from lib.training import Method, fit
+from lib.training import fit
 
 # --- what holds a part of a network still ---------------------------------------------------------
 
@@ -92,25 +92,12 @@ def some_images(task: Task, count: int, seed: int, use: str) -> Tensor:
     return torch.randperm(len(task.x), generator=draw)[:count].to(task.x.device)
 
 
-class _Hold(Method):
-    """Holds the filters of `masks` (layer -> bool (F,)) through the round, and writes them down."""
-
-    masks: Masks = {}
-    scope: str = "weights"
-
-    def during(self, model):
-        return frozen(model, self.masks, self.scope)
-
-    def records(self):
-        return {"masks": [mask_row(layer, mask) for layer, mask in self.masks.items()]}
-
-
 # --- the first or the last layers -----------------------------------------------------------------
 
 
 @method("first or last layers", name="freeze_layers")
 @dataclass
-class FreezeLayers(_Hold):
+class FreezeLayers(Hold):
     """Freeze the first or the last convolutions, whole: the oldest practice of transfer (Yosinski
     et al. 2014), and the control for any choice of filters. Stores nothing between tasks; the same
     layers are frozen in every round.
@@ -151,14 +138,16 @@ class FreezeLayers(_Hold):
 
     def before(self, model, task, context):
         self.fits(model, context.tasks, context.recipe)
-        convs = conv_layers(model)
+        if not self.none_free(context):
+            self.rounds.append((context.round, self._chosen(conv_layers(model))))
+
+    def _chosen(self, convs: Mapping[str, nn.Conv2d]) -> Masks:
         if self.count is None:
-            self.masks = by_parameters(convs, self.which, self.fraction)
-        else:
-            chosen = list(convs)[: self.count]
-            if self.which == "last":
-                chosen = list(convs)[len(convs) - self.count :]
-            self.masks = whole(convs, chosen)
+            return by_parameters(convs, self.which, self.fraction)
+        chosen = list(convs)[: self.count]
+        if self.which == "last":
+            chosen = list(convs)[len(convs) - self.count :]
+        return whole(convs, chosen)
 
 
 def whole(convs: Mapping[str, nn.Conv2d], chosen: Iterable[str]) -> Masks:
@@ -201,7 +190,7 @@ PARTS = {  # option -> what trains
 
 @method("one part alone", name="only")
 @dataclass
-class Only(_Hold):
+class Only(Hold):
     """Train one part of the network alone, or all but one: which part carries learning, and which
     forgetting? The head alone is a linear probe where the head is one layer; batch norm alone is
     what Frankle et al. (2021) train. Stores nothing between tasks.
@@ -225,7 +214,8 @@ class Only(_Hold):
     def before(self, model, task, context):
         self.fits(model, context.tasks, context.recipe)
         convs = conv_layers(model)
-        self.masks = {} if "convolutions" in PARTS[self.part] else whole(convs, convs)
+        held = {} if "convolutions" in PARTS[self.part] else whole(convs, convs)
+        self.rounds.append((context.round, held))
 
     @contextmanager
     def during(self, model):
@@ -252,7 +242,7 @@ def _parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 @method("Nguyen", keeps="images", name="nguyen")
 @dataclass
-class Nguyen(_Hold):
+class Nguyen(Hold):
     """Freeze where forgetting is seen: Nguyen et al. 2020 (arXiv 2005.01004) and 2022 (2211.14177).
 
     A trial fine-tuning (of a copy; same seed, batches and recipe as the round) shows what would be
@@ -289,6 +279,8 @@ class Nguyen(_Hold):
 
     def before(self, model, task, context):
         self.fits(model, context.tasks, context.recipe)
+        if self.none_free(context):  # nothing to vote for: no trial
+            return
         x, objects = self._images(model, context)
         old_maps = positive_maps(model, x)
         blocks = blocks_of(old_maps)
@@ -299,7 +291,8 @@ class Nguyen(_Hold):
         first = 0 if self.variant == "critical" else chosen
         layers = [layer for block in blocks[first : chosen + 1] for layer in block]
         held = [layer for layer, mask in self.masks.items() if mask.all()]
-        self.masks = whole(conv_layers(model), [*held, *layers])
+        masks = whole(conv_layers(model), [*held, *layers])
+        self.rounds.append((context.round, masks))
         self._write_down(context.round, blocks, overlaps)
 
     def fits(self, model, tasks, recipe):
