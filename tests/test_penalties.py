@@ -23,6 +23,9 @@ from lib.ranking import RANKINGS, Evidence
 from lib.recipe import Recipe
 from lib.seeds import seed_of
 from lib.study.arms import table
+from lib.study.materials import fresh_network, outputs_of
+from lib.study.materials import tasks as tasks_of
+from lib.study.products import network_after_task1, task1
 from lib.study.profile import Arm
 from lib.study.runs import run
 from lib.study.tables import collect
@@ -630,3 +633,23 @@ def test_they_run_as_arms_of_a_study_with_three_tasks(three_tasks):
     kept = {row["arm"]: (row["family"], row["keeps"]) for row in table(three_tasks)}
     assert kept["EWC"] == kept["SI"] == ("penalties", "importances")
     assert kept["L2"] == ("penalties", "weights") and kept["slow"][1] == "importances"
+
+
+def test_si_in_a_study_weighs_by_the_path_recorded_along_task_1(small_study):
+    """Its importances, as its row tells them, recomputed one parameter at a time; and the path in
+    the product is that of task 1's training."""
+    damping = 1e-3
+    profile = small_study(Arm(name="SI", method="si", options={"damping": damping}))
+    (pull,), path = run(profile, 1, "SI")["pulls"], task1(profile, 1)["path"]
+    split = tasks_of(profile, 1)
+    model, recorded = fresh_network(profile, 1, outputs_of(split)), RecordPath()
+    start, largest, total, count = slow.weights(model), 0.0, 0.0, 0
+    for name, now in network_after_task1(profile, 1).named_parameters():
+        importance = path[name] / ((now.detach() - start[name]) ** 2 + damping)
+        for value in importance.flatten().tolist():
+            largest, total, count = max(largest, value), total + max(value, 0.0), count + 1
+    assert largest == pytest.approx(pull["largest_importance"], rel=1e-5) and largest > 0
+    assert total / count == pytest.approx(pull["mean_importance"], rel=1e-5)
+    recorded.before(model, split[0])
+    fit(model, split[0], profile.recipe, recorded, seed=1)
+    close(path, recorded.omega, 1e-6)
