@@ -17,12 +17,13 @@ LINE_POINTS = 11  # places on the straight line between the weights before and a
 @method("fine-tune")
 @dataclass
 class FineTune(Method):
-    """Plain training; with `trace`, also the two trivial controls that cost no training of their
-    own:
+    """Plain training, no paper's method: what every other is compared with. Stores nothing between
+    tasks.
 
-    its own trajectory (accuracies after about 20 log-spaced steps), and the straight line between
-    the weights before and after (WiSE-FT, Wortsman et al. 2022; batch-norm statistics are
-    interpolated too)."""
+    trace: also the two trivial controls that cost no training of their own, of round 2: its own
+    trajectory (accuracies after about 20 log-spaced steps), and the straight line between the
+    weights before and after (WiSE-FT, Wortsman et al. 2022, equation 1; batch-norm statistics are
+    interpolated too), for which the weights before are kept until the round ends."""
 
     trace: bool = False
     rows: list[dict] = field(default_factory=list, repr=False, init=False)

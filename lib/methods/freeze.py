@@ -16,8 +16,9 @@ from lib.training import Method
 @dataclass
 class Hold(Method):
     """What methods that freeze filters share: `masks` are held through the round, and written down
-    round by round. A subclass asks `none_free` as a round begins, and enters what it freezes into
-    `rounds`."""
+    round by round: with more than one, a row says in columns `round` and `free` which round it is
+    of and which share of the layer's filters that round leaves free. A subclass asks `none_free` as
+    a round begins, and enters what it freezes into `rounds`."""
 
     rounds: list[tuple[int, freezing.Masks]] = field(default_factory=list, repr=False, init=False)
     full: bool = field(default=False, repr=False, init=False)  # that none is free was said

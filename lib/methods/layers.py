@@ -99,8 +99,12 @@ def some_images(task: Task, count: int, seed: int, use: str) -> Tensor:
 @dataclass
 class FreezeLayers(Hold):
     """Freeze the first or the last convolutions, whole: the oldest practice of transfer (Yosinski
-    et al. 2014), and the control for any choice of filters. Stores nothing between tasks; the same
-    layers are frozen in every round.
+    et al. 2014, section 2: the first n layers of a trained network are kept and frozen, the rest is
+    trained on the new task), and the control for any choice of filters.
+
+    Departs from the paper: the layers above go on from where they are, not from random weights; the
+    last layers instead of the first and part of a layer are ours. Stores nothing between tasks; the
+    same layers are frozen in every round.
 
     which: "first" or "last". Either count, whole convolutions, at least 0; or fraction in [0, 1] of
     the parameters (weights and biases) of all convolutions: as many whole layers as fit, then of
@@ -192,8 +196,13 @@ PARTS = {  # option -> what trains
 @dataclass
 class Only(Hold):
     """Train one part of the network alone, or all but one: which part carries learning, and which
-    forgetting? The head alone is a linear probe where the head is one layer; batch norm alone is
-    what Frankle et al. (2021) train. Stores nothing between tasks.
+    forgetting? The head alone is a linear probe (Alain & Bengio 2016) where the head is one layer;
+    batch norm alone, its gamma and beta, is what Frankle et al. (2021) train. All but one of them
+    is ours.
+
+    Departs: from the weights that task 1 left, where Frankle et al. start from random ones; the
+    probe is of the last features alone, where Alain & Bengio probe every layer. Stores nothing
+    between tasks.
 
     part: "head", "norm", "all but head" or "all but norm". The head is every parameter that belongs
     neither to a convolution nor to batch norm. Batch norm that does not train works in evaluation
@@ -243,7 +252,9 @@ def _parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 @method("Nguyen", keeps="images", name="nguyen")
 @dataclass
 class Nguyen(Hold):
-    """Freeze where forgetting is seen: Nguyen et al. 2020 (arXiv 2005.01004) and 2022 (2211.14177).
+    """Freeze where forgetting is seen: Nguyen et al. 2020 (arXiv 2005.01004) and the thesis of 2022
+    (2211.14177): the block is what their Catastrophic Forgetting Dissector looks for, to freeze by
+    it their Critical Freezing.
 
     A trial fine-tuning (of a copy; same seed, batches and recipe as the round) shows what would be
     forgotten. For each of some images of the task learned last and each block: of the network as it
@@ -259,11 +270,17 @@ class Nguyen(Hold):
     (CIFAR-100 has no object masks); a block is a run of convolutions with maps of one size, which
     are VGG's five, and is seen at its last convolution (after its batch norm, before any addition
     of a residual network); maps are brought to the image's size by repetition; the first block's
-    drop is taken from 1, since both networks see the same image.
+    drop is taken from 1, since both networks see the same image (the authors' code never names the
+    first); of blocks with as large a drop, or as many votes, the earlier one is meant (their code
+    names them all); a dead channel is kept where the copy has one too (see `iou`).
+
+    Over more than two tasks each round has voting images of the task learned last. A round that
+    finds no free filter trains no trial and asks for no votes, and says so once.
 
     variant: "critical" or "fragile"; images: how many vote, at least 1, drawn at random from the
-    old task's training images: these are what is stored between tasks. Raises ValueError for other
-    options, and before the round for a network whose maps never change size.
+    old task's training images: these are what is stored between tasks, until the trial of the next
+    one is done. Raises ValueError for other options, and before the round for a network whose maps
+    never change size.
     """
 
     variant: str = "critical"
@@ -350,7 +367,12 @@ def positive_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def iou(a_nchw: Tensor, b_nchw: Tensor) -> Tensor:
-    """(N, C): intersection / union of masks bool (N, C, h, w); 1 where both are empty."""
+    """(N, C): intersection / union of masks bool (N, C, h, w).
+
+    1 where both are empty, by our choice: a channel that was dead and has a dead one to match it
+    counts as kept, so that no forgetting is seen in it. (In the code of Nguyen et al. 0 / 0 is no
+    number and never the best.) It matters for an image of which no channel of a block touches the
+    object."""
     both, either = (op(a_nchw, b_nchw).sum((2, 3)) for op in (torch.logical_and, torch.logical_or))
     return torch.where(either > 0, both / either.clamp_min(1), torch.ones_like(both / 1))
 

@@ -78,8 +78,9 @@ class MergeFisher(Merge):
 
     images: training images a Fisher is made from, the first in data-set order (None: all; cost K
     backward passes an image). Stored between tasks: the weights and one importance for each. Every
-    task's Fisher is made at the end of its own round, before merging, and joins the sum F1; so no
-    image of an earlier round is needed.
+    task's Fisher is made at the end of its own round, before merging, and joins the sum F1 (task
+    1's as round 2 begins, when the network is still as task 1 left it); so no image of an earlier
+    round is needed.
     """
 
     images: int | None = None

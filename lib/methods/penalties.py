@@ -188,10 +188,12 @@ class EWC(Pull):
     """Elastic weight consolidation (Kirkpatrick et al. 2017, equation 3): cross-entropy + strength
     / 2 x sum of F (theta - theta_old)^2, F the diagonal Fisher information (see `fisher`).
 
-    Kept between tasks: the old weights and one importance for each; and the old task's training
-    images until the round begins, since F is computed as the network enters it. Over more than two
-    tasks the importances of all rounds are summed and the anchor is the latest weights: online EWC
-    (Schwarz et al. 2018) without decay, where Kirkpatrick et al. keep an anchor for each task.
+    Kept between tasks: the old weights and one importance for each, as `keeps` says, and no image.
+    F is made as the next round begins, from images of the task learned last, which are needed until
+    then; since the network is still as that task left it, F could as well be made when the task
+    ends. Over more than two tasks the importances of all rounds are summed and the anchor is the
+    latest weights: online EWC (Schwarz et al. 2018) without decay, where Kirkpatrick et al. keep an
+    anchor for each task.
 
     strength: the paper's lambda, at least 0; it is not portable between estimators of F. fisher:
     "exact", "sampled" or "empirical"; images: so many training images of the old task, the first in
@@ -221,7 +223,8 @@ class EWC(Pull):
 @dataclass
 class L2(Pull):
     """Cross-entropy + strength x sum of (theta - theta_old)^2: EWC's control, every weight as
-    important as any other (Hsu et al. 2018). Written without EWC's one half.
+    important as any other (Hsu et al. 2018, among their simple baselines). Written without EWC's
+    one half.
 
     Kept between tasks: the old weights. Over more than two tasks the anchor is the latest weights
     and the strength stays what it is. strength: at least 0."""
@@ -246,8 +249,9 @@ class SI(Pull):
     later rounds record their own. The gradient is that of the task's own loss, the penalty's left
     out, as in the authors' code; as there, an Omega that sums to less than 0 is set to 0.
 
-    Kept between tasks: the old weights and one importance for each. strength: the paper's c, at
-    least 0; damping: its xi, above 0, in units of squared weights."""
+    Kept between tasks: the old weights and one importance for each; and while a task is learned,
+    its path so far and the weights it began from. strength: the paper's c, at least 0; damping: its
+    xi, above 0, in units of squared weights."""
 
     damping: float = 0.1
     importance = None  # Omega (P,), over the tasks so far

@@ -52,10 +52,11 @@ class GPM(Method):
     largest), where an old vector's sigma is the norm of the new inputs along it; an old vector's s
     is the sum of its former and its new one, at most 1.
 
-    Stored between tasks: the bases and strengths (rows `spaces`). Departures: the same number of
-    images for every layer; the threshold does not grow from task to task; the smallest number of
-    vectors that reaches the threshold, as in the paper (the authors' code takes one fewer after
-    task 1); the groups of a grouped convolution share a space.
+    Stored between tasks: the bases and strengths (rows `spaces`), and no image: those of task k are
+    looked at once, as the next round begins. Departures: the same number of images for every layer;
+    the threshold does not grow from task to task; the smallest number of vectors that reaches the
+    threshold, as in the paper (the authors' code takes one fewer after task 1); the groups of a
+    grouped convolution share a space.
 
     threshold: share of the energy (sum of squares) kept, in [0, 1]; images: how many, drawn at
     random from the task's training images, not augmented, at least 1; scaled: SGP. Costs singular

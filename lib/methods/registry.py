@@ -42,9 +42,12 @@ def method(
 ) -> Callable[[type[Method]], type[Method]]:
     """Enter a class into METHODS, under its own name in lower case unless another is given.
 
-    label: its name in figures and tables; keeps: what it stores between tasks (see KEEPS);
-    version: raised by hand when its numbers change, so that only its own rows are made again. Its
-    family (one colour in figures) is the name of its file.
+    label: its name in figures and tables; keeps: what it stores between tasks (see KEEPS), which is
+    what must be there while the next task is learned. What a method looks at only as a round begins
+    (images of the task learned last, for a ranking or a Fisher information) does not count: the
+    network is still as that task left it, so it could look when the task ends. version: raised by
+    hand when its numbers change, so that only its own rows are made again. Its family (one colour
+    in figures) is the name of its file.
     """
     if keeps not in KEEPS:
         raise ValueError(f"method {label!r} keeps {keeps!r}: expected one of {', '.join(KEEPS)}")

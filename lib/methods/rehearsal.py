@@ -32,7 +32,7 @@ class Buffer(NamedTuple):
 @method("replay", keeps="images")
 @dataclass
 class Replay(Method):
-    """Experience replay (Chaudhry et al. 2019; Robins 1995):
+    """Experience replay (Chaudhry et al. 2019, algorithm 1; the idea: Robins 1995):
 
         loss = CE(new images) + CE(images of the buffer)
 

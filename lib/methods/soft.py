@@ -52,7 +52,8 @@ class SoftFreeze(Pull):
     the latest weights, and Fisher information is summed over the rounds.
 
     Kept between tasks: one number a filter for the form "learning rate"; with "stiffness" also the
-    old weights, and their importances. ranking: a name in `lib.ranking.RANKINGS`; draw: which
+    old weights, and their importances. The ranking and the Fisher information look at images of the
+    task learned last as the round begins. ranking: a name in `lib.ranking.RANKINGS`; draw: which
     random draw, for a ranking that has draws; classes: "mean" or "max"."""
 
     ranking: str

@@ -73,7 +73,8 @@ def class_means(
 @ranking("mean activation", needs=("images",))
 def mean_activation(evidence: Evidence) -> Scores:
     """(C, F): mean over the class's training images and over all places of the filter's map after
-    ReLU."""
+    ReLU (Molchanov et al. 2017, section 2.2, the criterion "activation"). Departs: class by class,
+    and no normalisation by layer."""
     model, makers = evidence.model, map_makers(evidence.model)
 
     @torch.no_grad()

@@ -9,7 +9,8 @@ from lib.seeds import seed_of
 
 @ranking("random", name="random")
 def at_random(evidence: Evidence, draw: int = 0) -> Scores:
-    """(1, F) uniform numbers, float64, fixed by (seed, draw, layer)."""
+    """(1, F) uniform numbers, float64, fixed by (seed, draw, layer). No paper's ranking; Mittal et
+    al. 2018 find it a strong control where filters are pruned."""
     return {
         layer: torch.rand(
             1,

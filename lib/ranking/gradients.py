@@ -142,8 +142,8 @@ def fisher_information(evidence: Evidence, times: dict[str, Tensor] | None = Non
 @ranking("Fisher", needs=("images",))
 def fisher(evidence: Evidence) -> Scores:
     """(C, F): the Fisher information of the filter's weights and bias, summed (see
-    `fisher_information`): what EWC holds still, filter by filter (Kirkpatrick et al. 2017).
-    Departs: of the true label alone, class by class, not of all answers weighted by p."""
+    `fisher_information`): what EWC holds still, filter by filter (Kirkpatrick et al. 2017, equation
+    3). Departs: of the true label alone, class by class, not of all answers weighted by p."""
     return fisher_information(evidence)
 
 
@@ -152,9 +152,11 @@ def fisher(evidence: Evidence) -> Scores:
 
 @ranking("conductance", needs=("images",))
 def conductance(evidence: Evidence) -> Scores:
-    """(C, F): |conductance| of the class's output through the filter (Dhamdhere et al. 2019), mean
-    over the class's first 10 images: the part of integrated gradients, from the mean image to the
-    image in 20 steps, that flows through the filter's map, summed over its places.
+    """(C, F): |conductance| of the class's output through the filter (Dhamdhere et al. 2019: their
+    total conductance, summed over the pixels), mean over the class's first 10 images: the part of
+    integrated gradients, from the mean image to the image in 20 steps, that flows through the
+    filter's map, summed over its places. Departs: its size, so that units that speak against the
+    class count too.
 
     The numbers of Captum's LayerConductance (its default rule), of all layers in one pass instead
     of one each, and without Captum, so that it runs where that is not installed."""

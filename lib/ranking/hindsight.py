@@ -34,7 +34,8 @@ def first_images(task: Task, count: int) -> Tensor:
 @ranking("ablation damage", needs=("images",))
 def ablation_damage(evidence: Evidence) -> Scores:
     """(C, F): how far each class's loss on its first 25 training images rises without the filter
-    (see `damage`)."""
+    (see `damage`): the oracle that criteria of pruning try to guess (Molchanov et al. 2017, section
+    2.1). Departs: class by class, from few images."""
     return damage(evidence.model, evidence.task, first_images(evidence.task, ABLATION_IMAGES))
 
 
@@ -107,8 +108,9 @@ def fisher_change(evidence: Evidence) -> Scores:
 @ranking("loss change", needs=("trial",))
 def loss_change(evidence: Evidence) -> Scores:
     """(1, F): what a filter's weights and bias added to the old task's loss on their way through
-    plain training on the next (loss change allocation, Lan et al. 2019), summed. Filters whose way
-    raised the loss most come first; below 0: the way lowered it."""
+    plain training on the next (loss change allocation, Lan et al. 2019, equation 3; see
+    `LossChange` for where it departs), summed. Filters whose way raised the loss most come first;
+    below 0: the way lowered it."""
     parts = {name: change[None].double() for name, change in evidence.trial.loss_change.items()}
     return {
         layer: per_filter(parts, names).cpu()

@@ -1,5 +1,6 @@
-"""The paper's ranking, by MSE, with other class maps; the visualizations stay the paper's. And with
-both of the network as it was before it learned anything.
+"""The paper's ranking (Feenstra & Dow 2023, their method section), by MSE, with other class maps;
+the visualizations stay the paper's. And with both of the network as it was before it learned
+anything. What names no other paper is a variant of ours.
 
 All maps are (C, H, W) in [0, 1]; where images are needed, they are those of the class map.
 """
@@ -78,8 +79,8 @@ def grad_cam(evidence: Evidence) -> Scores:
 
 @ranking("input gradient", needs=("images", "filters"))
 def input_gradient(evidence: Evidence) -> Scores:
-    """(C, F): class maps of the gradient of the class's output at the pixels (Simonyan et al.
-    2014), mean of its size over RGB (they take the largest), instead of FullGrad."""
+    """(C, F): class maps of the gradient of the class's output at the pixels (Simonyan et al. 2014,
+    section 3), mean of its size over RGB (they take the largest), instead of FullGrad."""
     return _by_mse(evidence, mean_maps(evidence, partial(_pixel_gradient, evidence)))
 
 

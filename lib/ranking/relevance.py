@@ -27,12 +27,15 @@ def vgg_alone(model: nn.Module) -> None:
 @ranking("LRP", needs=("images",), fits=vgg_alone)
 def lrp(evidence: Evidence) -> Scores:
     """(C, F): sum over places of |relevance| of the filter's map for the class's output, mean over
-    the class's training images, as Ede et al. 2022 choose units.
+    the class's training images, as Ede et al. 2022 choose the units that their Relevance-based
+    Neural Freezing freezes.
 
-    The composite "epsilon plus": epsilon rule in linear layers, z-plus rule in convolutions (their
-    bias takes its share), winner takes all in max pooling; batch norms are folded into their
-    convolutions first. The output starts with its logit. Of VGG only: ValueError for another
-    network, whose additions would need rules of their own."""
+    The composite "epsilon plus": epsilon rule in linear layers (Bach et al. 2015, equation 58),
+    z-plus rule in convolutions (their equation 60 with alpha 1 and beta 0; the bias takes its
+    share), winner takes all in max pooling; batch norms are folded into their convolutions first.
+    The output starts with its logit. Of Ede et al. this is the choice alone, not what they do to
+    weights between chosen and other units. Of VGG only: ValueError for another network, whose
+    additions would need rules of their own."""
     layers = folded(evidence.model)
     names = {i: layer for i, layer in enumerate(conv_layers(evidence.model))}
 

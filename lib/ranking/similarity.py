@@ -1,5 +1,5 @@
-"""How alike a class map and a filter's visualization are: the paper's ranking, its variants, and
-what a map must beat.
+"""How alike a class map and a filter's visualization are: the paper's ranking (Feenstra & Dow 2023,
+their method section), its variants, and what a map must beat.
 
     scores_cf = similarity(maps, visualizations, "mse")      # (C, H, W), (F, H, W) -> (C, F)
 """
@@ -43,8 +43,8 @@ def similarity(maps: Tensor, visualizations: Tensor, metric: str = "mse") -> Ten
     in [0, 1].
 
     metric: "mse" (negated mean squared error, at most 0), "pearson" and "cosine" (-1 to 1; 0 for a
-    constant map), "ssim" (Gaussian window of 11 pixels, sigma 1.5, data range 1, whole windows
-    only). Higher = more similar."""
+    constant map), "ssim" (Wang et al. 2004, equation 13; Gaussian window of 11 pixels, sigma 1.5,
+    data range 1, whole windows only). Higher = more similar."""
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r}: expected one of {', '.join(METRICS)}")
     if maps.ndim != 3 or visualizations.ndim != 3 or maps.shape[1:] != visualizations.shape[1:]:
@@ -89,7 +89,9 @@ NULL_MAPS = ("flat", "gaussian", "permuted", "mean")
 def by_similarity(
     evidence: Evidence, metric: str, sign: int = 1, null: str | None = None
 ) -> Scores:
-    """Score = sign * similarity of the class map (or its null map) with the filter's heat map."""
+    """(C, F): sign * similarity of the class map (or its null map) with the filter's heat map. By
+    "mse" with sign 1 the paper's ranking (Feenstra & Dow 2023, their method section, no equations
+    are numbered there); the other measures, the sign and null maps are ours."""
     maps = null_maps(evidence.maps, null, evidence.seed) if null else evidence.maps
     return {layer: sign * similarity(maps, heat, metric) for layer, heat in evidence.heat.items()}
 
