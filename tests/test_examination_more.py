@@ -1,5 +1,8 @@
 """Explanations examined: each measure against a slow one and hand-built cases; then their rows."""
 
+import json
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +15,7 @@ from lib.network import conv_layers, norm_layers
 from lib.ranking import RANKINGS, similarity
 from lib.report import answers, claims, figures, words
 from lib.saliency import choose_images, class_maps, fullgrad, scale
-from lib.study import examined, jobs, products, tables
+from lib.study import examined, jobs, materials, products, tables
 from lib.study.arms import check
 from lib.study.profile import Arm, load
 from references import examination as slow
@@ -298,6 +301,38 @@ def test_quantus_says_the_same(network):
     found = slow.quantus_beside(network.float(), small_task(images=6), 2)
     assert found["ours"] != 0 and abs(found["difference"]) < 0.02
     assert found["difference"] == found["ours"] - found["Quantus"]
+
+
+def test_what_a_ranking_needs_is_timed_apart_from_its_scores(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    p = examined.with_shown(load("smoke"), 1)
+    assert products.PRODUCTS["initial"].parts(p, 1) == ("",)  # made before scores that look at it
+    asked = p.examine.model_copy(update={"rankings": ("mse", "random")})
+    assert products.PRODUCTS["initial"].parts(p.model_copy(update={"examine": asked}), 1) == ()
+    shelf = products.store(p)
+
+    def made(kind, part, seconds):
+        product = products.PRODUCTS[kind]
+        key = product.key(p, 1, *filter(None, [part]))
+        shelf.once(kind, key, dict, product.filetype)
+        meta = shelf.path(kind, key, ".meta.json")
+        meta.write_text(json.dumps(json.loads(meta.read_text()) | {"seconds": seconds}))
+
+    for kind, part, seconds in (
+        *(("scores", name, 0.5) for name in ("mse", "weight_norm", "mse_at_init")),
+        *(("filters", layer, 2.0) for layer in materials.layer_names(p)),
+        *(("maps", "", 7.0), ("initial", "", 11.0)),
+    ):
+        made(kind, part, seconds)
+    costs = {row["ranking"]: row for row in examined.ranking_cost_rows(p)}
+    assert {row["seconds"] for row in costs.values()} == {0.5}
+    wanted = {"mse": 7 + 2.0 * 8, "weight_norm": 0, "mse_at_init": 11}
+    assert {name: row["beforehand"] for name, row in costs.items()} == wanted
+    shown = words.readable_costs(pd.DataFrame(costs.values()))
+    assert list(shown["together"]) == [23.5, 11.5, 0.5]
+    shelf.path("maps", products.PRODUCTS["maps"].key(p, 1), ".meta.json").unlink()
+    again = {row["ranking"]: row["beforehand"] for row in examined.ranking_cost_rows(p)}
+    assert math.isnan(again["mse"]) and again["mse_at_init"] == 11  # not made here: not known
 
 
 # --- rows, claims, figures ------------------------------------------------------------------------

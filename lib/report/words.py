@@ -377,8 +377,12 @@ def readable_costs(costs: pd.DataFrame) -> pd.DataFrame | str:
     """ranking_costs.csv for reading, dearest first; or a word that nothing was timed here."""
     if costs.empty:
         return "no ranking was made here (rows of the record came without their scores)"
-    shown = costs.sort_values("seconds", ascending=False)[["label", "needs", "seconds", "seeds"]]
-    return shown.round({"seconds": 2}).set_index("label")
+    if "beforehand" not in costs:  # a record from before these seconds were kept
+        costs = costs.assign(beforehand=np.nan)
+    shown = costs.assign(together=costs["seconds"] + costs["beforehand"])
+    shown = shown.sort_values(["together", "seconds"], ascending=False, na_position="last")
+    columns = ["label", "needs", "seconds", "beforehand", "together", "seeds"]
+    return shown[columns].round(2).set_index("label")
 
 
 def calibration_table(calibration: pd.DataFrame) -> pd.DataFrame | str:

@@ -40,7 +40,7 @@ from lib.study.materials import (
     reproducibly,
     tasks,
 )
-from lib.study.profile import Profile
+from lib.study.profile import Profile, parse_seeds
 from lib.study.store import JSON, FileType, Store, results_dir
 from lib.training import fit
 
@@ -309,7 +309,18 @@ def initial_key(profile: Profile, seed: int) -> dict:
     }
 
 
-@product(initial_key, parts=_if_an_arm_needs("initial"), filetype=ARRAYS)
+def _if_a_ranking_needs_initial(profile: Profile, seed: int) -> Sequence[str]:
+    """Where an arm does, or a ranking that is examined: made inside its scores, it would be counted
+    among their seconds."""
+    examine = profile.examine
+    if examine.seeds and seed in parse_seeds(examine.seeds):
+        names = ranking.RANKINGS if examine.rankings == "all" else examine.rankings
+        if any("initial" in ranking.RANKINGS[name].needs for name in names):
+            return ("",)
+    return _if_an_arm_needs("initial")(profile, seed)
+
+
+@product(initial_key, parts=_if_a_ranking_needs_initial, filetype=ARRAYS)
 def initial(profile: Profile, seed: int) -> dict[str, np.ndarray]:
     """Explanations of the network at its own initialisation, as of task 1: {"maps": float32
     (C, H, W), and for each layer its heat maps, float32 (F, H, W)}, in [0, 1]."""

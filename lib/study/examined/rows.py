@@ -1,5 +1,6 @@
 """Tables of what was examined, from whatever is in the store."""
 
+from collections.abc import Collection, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from lib import freezing
 from lib.ranking import RANKINGS
+from lib.study.arms import SEEN
 from lib.study.examined.rankings import ranking_key
 from lib.study.examined.whose import examined_seeds, judged, with_shown
 from lib.study.products import PRODUCTS, store
@@ -72,18 +74,39 @@ def choice_rows(profile: Profile) -> list[dict]:
 
 
 def ranking_cost_rows(profile: Profile) -> list[dict]:
-    """What each ranking took: ranking, label, needs (products made beforehand, which are not
-    counted), seconds (median over examined seeds), seeds. Of scores made here: none come with a
-    published record."""
+    """What each ranking took: ranking, label, needs, seconds (of its scores), beforehand (seconds
+    of the products it needs, made once for all rankings that do: class maps, visualizations, the
+    untrained network's, a trial of task 2; nan if one was not made here), both as medians over
+    examined seeds, seeds. Of scores made here: none come with a published record."""
     shelf, rows = store(profile), []
-    seconds = {digest(meta["key"]): meta["seconds"] for _, meta in shelf.metas("scores")}
+    seconds = {
+        kind: {digest(meta["key"]): meta["seconds"] for _, meta in shelf.metas(kind)}
+        for kind in ("scores", *SEEN)
+    }
     for name, ranking in RANKINGS.items():
-        keys = [digest(ranking_key(profile, seed, name)) for seed in examined_seeds(profile)]
-        if took := [seconds[key] for key in keys if key in seconds]:
+        took = []
+        for seed in examined_seeds(profile):
+            key = digest(ranking_key(profile, seed, name))
+            if key in seconds["scores"]:
+                before = _beforehand(profile, seed, ranking.needs, seconds)
+                took.append((seconds["scores"][key], before))
+        if took:
             needs = " ".join(sorted(ranking.needs)) or "nothing"
-            row = {"ranking": name, "label": ranking.label, "needs": needs}
-            rows.append({**row, "seconds": float(np.median(took)), "seeds": len(took)})
+            own, before = np.median(took, axis=0).tolist()
+            row = {"ranking": name, "label": ranking.label, "needs": needs, "seconds": own}
+            rows.append({**row, "beforehand": before, "seeds": len(took)})
     return rows
+
+
+def _beforehand(profile: Profile, seed: int, needs: Collection[str], seconds: Mapping) -> float:
+    """Seconds of the products among a ranking's needs; seconds: kind -> digest of a key -> its."""
+    total = 0.0
+    for kind in (kind for kind in SEEN if kind in needs):
+        product = PRODUCTS[kind]
+        for part in product.parts(profile, seed):
+            key = digest(product.key(profile, seed, *filter(None, [part])))
+            total += seconds[kind].get(key, np.nan)
+    return total
 
 
 def reliability_rows(profile: Profile) -> list[dict]:
