@@ -562,6 +562,11 @@ def test_the_figures_of_examined_explanations(tmp_path):
     grafts = atlas.rename(columns={"spearman": "acc1", "ceiling": "acc2"}).assign(
         fraction=0.5, draw=None
     )
+    pictures = pd.DataFrame({"layer": reliable["layer"].unique()[::-1], "correlation": 0.25})
+    pictures.loc[0, "correlation"] = 0.75  # of the last layer: the table's order is its own
+    left = figures.reliability(reliable, "about", pictures).axes[0]
+    (curve,) = [line for line in left.lines if "a filter's heat map" in line.get_label()]
+    assert list(curve.get_ydata())[-1] == 0.75 and set(curve.get_ydata()[:-1]) <= {0.25}
     for number, figure in enumerate(
         (
             drawn,

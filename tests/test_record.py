@@ -4,6 +4,7 @@ from the rows, byte for byte."""
 import argparse
 import json
 import os
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +17,7 @@ from lib.study import arms, readings
 from lib.study.jobs import lacking
 from lib.study.keys import LATER, fields, seed_in, versions
 from lib.study.products import overlap_key, store
-from lib.study.profile import Arm, Examine, load
+from lib.study.profile import ROOT, Arm, Examine, load
 from lib.study.runs import run_key
 from lib.study.store import as_written
 from lib.study.tables import collect
@@ -233,3 +234,10 @@ def test_no_published_arm_has_pairs_on_two_checkpoints(profile):
     ]
     assert lines
     arms.check_one_checkpoint([line["meta"] for line in lines])
+
+
+def test_published_notebooks_show_quantus_beside_ours():
+    """They are executed after `make oracles`; given the same random weights the two agree."""
+    for path in (ROOT / "results/published").glob("*/06_examine_explanations/notebook.ipynb"):
+        found = re.search(r"'difference': (-?[\d.e-]+)", path.read_text())
+        assert found and abs(float(found[1])) < 0.02, path

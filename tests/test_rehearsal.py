@@ -16,6 +16,7 @@ from lib.recipe import Recipe
 from lib.study.arms import table
 from lib.study.profile import Arm
 from lib.study.runs import run
+from lib.study.tables import collect
 from lib.training import Method, fit
 from references.rehearsal import der_penalty, replay_penalty
 from tests.small import context, network
@@ -264,6 +265,10 @@ def test_they_run_as_arms(small_study):
     memory = [run(profile, 1, arm.name)["memory"] for arm in arms]
     assert [rows[0]["images"] for rows in memory] == [10, 10]
     assert memory[1][0]["bytes"] - memory[0][0]["bytes"] == 10 * 2 * 4
+    runs = {row["arm"]: row for row in collect(profile)["runs"]}
+    for arm, (rows,) in zip(arms, memory):
+        size = {"buffer_images": rows["images"], "buffer_bytes": rows["bytes"]}
+        assert {k: runs[arm.name][k] for k in size} == size
     assert [row["keeps"] for row in table(profile)] == ["images", "images"]
     assert {row["family"] for row in table(profile)} == {"rehearsal"}
 

@@ -139,10 +139,11 @@ FIGURES = {  # in the order of the study's questions
     "reliability": Shown(
         "The ranking made again",
         "Left, curves over layers of the ranking's correlation with itself from other images or "
-        "another noise; right, bars for the share of brightness, contrast and pattern, which sum "
-        "to 1 and may be negative.",
-        "Below the dashed line a ranking is not repeatable; where brightness and contrast make up "
-        "the bars, it hardly looks at the picture.",
+        "another noise, and of a filter's picture with itself from another noise; right, bars for "
+        "the share of brightness, contrast and pattern, which sum to 1 and may be negative.",
+        "Below the dashed line a ranking is not repeatable. Where a filter's picture does not come "
+        "out again but the ranking does, the ranking looks at something else than the picture's "
+        "pattern. Where brightness and contrast make up the bars, it hardly looks at the picture.",
     ),
     "sanity": Shown(
         "Do the maps depend on what was learned?",

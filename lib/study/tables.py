@@ -41,6 +41,7 @@ def collect(profile: Profile) -> dict[str, list[dict]]:
                 **product["row"],
                 **(how if product["row"]["method"] == "freeze" else {}),
                 **_other_options(options),
+                **{f"buffer_{k}": n for row in product.get("memory", ()) for k, n in row.items()},
             }
         )
         for name, rows in product.items():

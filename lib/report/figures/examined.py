@@ -124,18 +124,24 @@ RELIABLE_IN = (  # column of reliability.csv, words, colour, dash and marker
 PARTS = {"brightness": ORANGE, "contrast": SKY, "pattern": GREEN}  # of the MSE
 
 
-def reliability(table: pd.DataFrame, about: str) -> Figure:
+def reliability(table: pd.DataFrame, about: str, pictures: pd.DataFrame | None = None) -> Figure:
     """Left: rank correlation of the MSE ranking with itself made again, by layer, mean over seeds;
-    dashed line: the margin of C6. Right: each part's share in how the MSE of filters differs.
+    the correlation of the visualizations themselves; dashed line: the margin of C6. Right: each
+    part's share in how the MSE of filters differs.
 
-    table: reliability.csv (seed, layer, filters, noise, images, ..., share_brightness, ...)."""
+    table: reliability.csv (seed, layer, filters, noise, images, ..., share_brightness, ...);
+    pictures: noise_reliability.csv (layer, correlation: Pearson of two heat maps of a filter)."""
     layers, filters = list(dict.fromkeys(table["layer"])), int(table["filters"].max())
     mean = table.groupby("layer").mean(numeric_only=True).loc[layers]
     figure, axes = new(9.5, 3.9, ncols=2)
     for column, words, tint, line in RELIABLE_IN:
         axes[0].plot(range(len(layers)), mean[column], line, color=tint, ms=4, label=words)
+    if pictures is not None and len(pictures):
+        alike = pictures.set_index("layer")["correlation"].reindex(layers)
+        words = "not the ranking: a filter's heat map, two noises (one seed)"
+        axes[0].plot(range(len(layers)), alike, "D--", color=ink(), ms=4, label=words)
     axes[0].axhline(RELIABLE, color=ink(), ls="--", lw=1, label=f"claim's margin: {RELIABLE:.1f}")
-    axes[0].set(ylim=(-1, 1.05), ylabel="rank correlation over filters")
+    axes[0].set(ylim=(-1, 1.05), ylabel="correlation (of ranks over filters)")
     axes[0].set_title(f"made again (noises: up to {filters} filters a layer)", fontsize=9)
     places, width = np.arange(len(layers)), 0.8 / len(PARTS)
     for i, (part, tint) in enumerate(PARTS.items()):
