@@ -425,7 +425,6 @@ def test_every_figure_of_a_record_can_be_drawn(tmp_path):
         "per_class",
         "overlap",
         "over_epochs",
-        "methods",
         "retained",
         "plane",
         "forest",
@@ -456,8 +455,7 @@ def test_any_name_of_a_class_or_an_arm_can_be_drawn(name, tmp_path):
         return tables[table]
 
     found = from_tables(read)
-    drawn_of_runs = {"over_epochs", "methods", "retained", "plane", "forest"}
-    assert set(found) == {"per_class", "overlap"} | drawn_of_runs
+    assert set(found) == {"per_class", "overlap", "over_epochs", "retained", "plane", "forest"}
     picture = np.zeros((3, 4, 4))
     found["grid"] = figures.image_grid({name: [picture]}, [name], heading=name)
     found["matrix"] = figures.matrix(np.eye(2), [name, "b"], name, name)
@@ -547,16 +545,21 @@ def test_retained_puts_equal_shares_side_by_side_with_seeds_by_hand():
 
 
 def test_methods_stand_beside_the_best_share_with_the_numbers_of_their_table():
-    runs = recorded("runs")
-    figure, table = figures.methods(runs, ARMS), beside_methods(runs)
+    alone, none = recorded("runs"), pd.DataFrame()
+    with pytest.raises(ValueError, match="no other method starts from a checkpoint"):
+        figures.methods(alone, ARMS)  # fine-tuning is none
+    tuned = alone[alone["arm"] == "fine-tune"]
+    ewc = tuned.assign(arm="EWC", method="ewc", acc1=tuned["acc1"] + 0.1)[tuned["seed"] < 5]
+    runs = pd.concat([alone, ewc], ignore_index=True)
+    arms = pd.concat([ARMS, ARMS[:1].assign(arm="EWC", label="EWC", family="other", order=99)])
+    assert "methods" in from_tables(lambda name: {"runs": runs, "arms": arms}.get(name, none))
+    figure, table = figures.methods(runs, arms), beside_methods(runs)
     assert f"minus {table['beside'][0]}" in figure.get_suptitle()
     names = [t.get_text().split(", ")[0] for t in figure.axes[0].get_yticklabels()]
-    assert names == list(table["arm"]) and "fine-tune" in names
+    assert names == list(table["arm"]) == ["EWC", "fine-tune"]
     for ax, column in zip(figure.axes, ("acc1", "average")):
         expected = table[[column, f"{column}_low", f"{column}_high"]].to_numpy()
-        assert np.array(bars_of(ax)) == pytest.approx(100 * expected)
-    with pytest.raises(ValueError, match="no other method starts from a checkpoint"):
-        figures.methods(runs[runs["method"] == "freeze"], ARMS)
+        assert np.array(bars_of(ax), float) == pytest.approx(100 * expected)
 
 
 def test_retained_of_no_arm_that_starts_from_a_checkpoint(tmp_path):

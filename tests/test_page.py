@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.report import answers, figures, page, statistics, words
+from lib.report import answers, beside, figures, page, statistics, words
 from lib.report.answers import lines, sentences
 from lib.report.beside import beside_methods
 from lib.report.claims import NO_ROOM, claims
@@ -465,11 +465,14 @@ def test_other_methods_stand_beside_the_best_share_frozen_by_explanation():
         "+5.0 [+5.0, +5.0]",
         "-10.0 [-10.0, -10.0]",
     ]
-    none = pd.DataFrame(rows).iloc[:3]  # fine-tuning alone
+    none = pd.DataFrame(rows).iloc[:3]  # fine-tuning alone, and
+    two = pd.DataFrame(rows).iloc[:6]  # with a share frozen by explanation beside it
+    assert beside_methods(two).empty and beside.sentence(two) == ""
     assert answers.against_methods(none) == ("", []) and beside_methods(none).empty
     table = beside_methods(pd.DataFrame(rows)).set_index("arm")
     assert list(table.index[:2]) == ["once", "soft"] and set(table["beside"]) == {"MSE 50 %"}
     assert table.loc["once", "n"] == 1 and pd.isna(table.loc["once", "acc1_low"])
+    assert beside.sentence(pd.DataFrame(rows)).startswith("3 of 5 other methods do better")
     lower = table.loc["fine-tune", ["acc1", "acc1_low", "acc1_high", "average"]]
     assert list(lower) == pytest.approx([-0.02] * 4)
     said = answers.answer_over({}, {"wide": pd.DataFrame(rows)})[-1]

@@ -25,7 +25,8 @@ def best_share(runs: pd.DataFrame) -> str:
 
 def apart(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Arm -> seed -> acc1, average: every arm that goes from task to task by a method other than
-    freezing ranked filters, minus `best_share`, paired as by `lib.report.statistics.paired`."""
+    freezing ranked filters, minus `best_share`, paired as by `lib.report.statistics.paired`. Empty
+    where fine-tuning alone is there."""
     ours, found = best_share(runs), {}
     table = runs[runs["curriculum"] == "sequence"]
     table = table.assign(average=average(table))
@@ -33,7 +34,8 @@ def apart(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         differences = pd.DataFrame({c: paired(table, arm, ours, c) for c in MEASURES})
         if len(differences):
             found[arm] = differences
-    return found
+    others = set(table.loc[table["arm"].isin(found), "method"]) - {"finetune"}
+    return found if others else {}
 
 
 def beside_methods(runs: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.report import claims, figures, power, readings, statistics, words
+from lib.report import beside, claims, figures, power, readings, statistics, words
 from lib.reproduce.record import PUBLISHED, restore
 from lib.study.profile import Profile
 from lib.study.store import as_written, read_table, with_parts, write_atomically
@@ -35,6 +35,8 @@ def derived(read: Read, profile: Profile) -> dict[str, pd.DataFrame]:
     more = {}
     if len(atlas) and len(reliability):  # of notebook 06
         more["claims_examined"] = claims.examined(runs, atlas, reliability)
+    if len(methods := beside.beside_methods(runs)):
+        more["methods"] = methods
     return {
         **more,
         "summary": statistics.summary(runs, classes),
