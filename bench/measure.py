@@ -32,6 +32,7 @@ from lib.study.store import processor
 
 IDLE = 0.1  # share of the processor's time that others may take while we measure
 BUDGET = 20  # seconds for all repeats of one long piece of work
+LOOK = 3  # seconds between two looks at the memory of a long command
 PATIENCE = 300  # seconds a process waits for its neighbours before the measurement is given up
 
 
@@ -163,7 +164,7 @@ def fresh(measure: Callable, number_of_threads: int, *arguments, as_worker: bool
 
 def watched(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
     """Seconds a command took and the most memory (GB) it and its descendants held at once, looked
-    at twice a second.
+    at every `LOOK` seconds (more often at first): to look stops the processes for a moment.
 
     Memory is the proportional set size, so that what processes share counts once; nan where there
     is no /proc. RuntimeError with the command's last words if it fails."""
@@ -175,7 +176,8 @@ def watched(command: Sequence[str], environment: dict[str, str]) -> tuple[float,
         while process.poll() is None:
             held = sum(_held(pid) for pid in _family(process.pid))
             most = held if not most >= held else most
-            time.sleep(0.5)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(min(LOOK, 0.5 + time.perf_counter() - start))
         if process.returncode:
             output.seek(0)
             raise RuntimeError(
