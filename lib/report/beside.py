@@ -9,7 +9,8 @@ from lib.report.numbers import POINTS, bounded, listed
 from lib.report.paper import RANKING
 from lib.report.statistics import average, frozen_by, interval, paired, pick
 
-NAMED = ("EWC", "SI", "PackNet", "Nguyen 2020", "Nguyen 2022")  # by the paper, as related work
+# arms of the related work that the study's question names
+NAMED = ("EWC", "SI", "PackNet", "Nguyen 2020", "Nguyen 2022")
 MEASURES = ("acc1", "average")  # what is left of task 1; the mean over all tasks
 
 
@@ -54,8 +55,9 @@ def beside_methods(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentence(runs: pd.DataFrame) -> str:
-    """How many methods do better over all tasks than the paper's way, and what those that the paper
-    names do; "" where nothing pairs."""
+    """How many of the arms of `beside_methods` (fine-tuning and controls are among them) do better
+    over all tasks than the paper's way, and what the methods that the paper names do; "" where
+    nothing pairs."""
     table = beside_methods(runs)
     if table.empty:
         return ""

@@ -153,7 +153,7 @@ def from_tables(
         ("realised", table("realised"), lambda t: of_budget_rules(t, *shown)),
         *(
             (name, table(name), lambda t, draw=draw: draw(t, of_examined(runs, t)))
-            for name, draw in (*(("atlas", atlas), ("readouts", readouts), ("grafts", grafts)),)
+            for name, draw in (("atlas", atlas), ("readouts", readouts), ("grafts", grafts))
         ),
         (
             "reliability",
